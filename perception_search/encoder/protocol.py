@@ -1,0 +1,72 @@
+"""What an encoder is to the rest of the library; knows no model and imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_search.decode import FrameSpec
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides whether two embeddings may be compared; stored in every collection.
+
+    Attributes:
+        model: the model's name as released, `PE-Core-B16-224`, or `starter`.
+        dim: length of an embedding.
+        vision_sha256: SHA-256 of the vision tower's tensors (canonical key order, float32 bytes).
+        text_sha256: the same of the text tower; empty where there is none.
+        preprocessing: how pixels are made, one line.
+        pooling: how frames become one vector, one line.
+    """
+
+    model: str
+    dim: int
+    vision_sha256: str
+    text_sha256: str
+    preprocessing: str
+    pooling: str
+
+    def as_dict(self) -> dict[str, str | int]:
+        """The fields by name, ready for JSON."""
+        return asdict(self)
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns pixels and words into vectors of one space. `PerceptionEncoder` is one, yours may be.
+
+    Embeddings of pixels are raw: their length is kept by the store as `norm`. Text embeddings
+    have unit length.
+    """
+
+    @property
+    def identity(self) -> Identity:
+        """What the embeddings are; may read (never compute with) the weights of both towers."""
+        ...
+
+    @property
+    def frame_spec(self) -> FrameSpec:
+        """The pixels that `encode_frames` wants."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many frames `encode_frames` takes at best speed."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """Device, dtype and versions: recorded beside the rows, never compared."""
+        ...
+
+    def encode_frames(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raw image embeddings (N, dim) of pixels (N, 3, H, W), RGB 0..255, in order."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit text embeddings (N, dim), in order."""
+        ...

@@ -1,0 +1,91 @@
+"""Every error that is raised on purpose; knows nothing of what raises them.
+
+    PerceptionSearchError
+    ├── CollectionError           a collection is not in the state that was asked for
+    │   ├── CollectionNotFound    no collection at this path
+    │   ├── CollectionExists      create() on a path that is taken
+    │   ├── CollectionMismatch    opened with another model, weights or preprocessing
+    │   ├── CollectionLocked      another process is writing
+    │   └── CollectionDamaged     a file does not hold what was written
+    ├── EncoderError
+    │   ├── ModelNotFound         no such model name
+    │   ├── WeightsNotFound       the name is known, its weights are nowhere
+    │   └── WeightsMismatch       a tensor is missing, extra or of the wrong shape
+    ├── MediaError                one file cannot be used; carries its outcome
+    ├── QueryError                a query or a filter that cannot be answered
+    ├── DownloadError             a file could not be fetched, or is not the one promised
+    └── MissingExtra              an optional package is needed
+
+Misuse of a function (a wrong type, a negative k) raises the built-in ValueError or TypeError.
+Every message says what came, what is allowed and what to do.
+"""
+
+
+class PerceptionSearchError(Exception):
+    """Base of every error in this package: catch it to catch them all."""
+
+
+class CollectionError(PerceptionSearchError):
+    """A collection is not in the state that was asked for."""
+
+
+class CollectionNotFound(CollectionError):
+    """There is no collection at this path."""
+
+
+class CollectionExists(CollectionError):
+    """The path already holds something."""
+
+
+class CollectionMismatch(CollectionError):
+    """The collection was made with another model, other weights or another preprocessing."""
+
+
+class CollectionLocked(CollectionError):
+    """Another process is writing to the collection."""
+
+
+class CollectionDamaged(CollectionError):
+    """A file of the collection does not hold what was written to it."""
+
+
+class EncoderError(PerceptionSearchError):
+    """An encoder cannot be made."""
+
+
+class ModelNotFound(EncoderError):
+    """No model has this name."""
+
+
+class WeightsNotFound(EncoderError):
+    """The model is known, but its weights are neither local nor to be had from the hub."""
+
+
+class WeightsMismatch(EncoderError):
+    """A weights file lacks a tensor, holds one too many or one of another shape."""
+
+
+class MediaError(PerceptionSearchError):
+    """One media file cannot be used.
+
+    Attributes:
+        outcome: one word, as in `IngestReport` (`unreadable`, `too_large`, `timed_out`, ...).
+        reason: one plain sentence.
+    """
+
+    def __init__(self, outcome: str, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+        self.reason = reason
+
+
+class QueryError(PerceptionSearchError):
+    """A query or a filter cannot be answered as it stands."""
+
+
+class DownloadError(PerceptionSearchError):
+    """A file could not be fetched, or is not the one that was promised."""
+
+
+class MissingExtra(PerceptionSearchError):
+    """An optional package is needed; the message names the extra that brings it."""
