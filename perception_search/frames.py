@@ -1,0 +1,218 @@
+"""A picture becomes the pixels an encoder wants; knows no file, no process, no model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_MAX_INTERMEDIATE_PIXELS = 64_000_000
+_ORIENTATION_TAG = 0x0112
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """The pixels an encoder wants; made by the encoder, obeyed here.
+
+    Attributes:
+        height: of a frame, in pixels.
+        width: of a frame, in pixels; equal to `height` for `centre_crop`.
+        resize: `squash` ignores the aspect ratio; `centre_crop` brings the short side to size
+            and cuts the middle out of the long one.
+        interpolation: both antialias when they make a picture smaller.
+        apply_exif: turn a picture upright as its camera says. The reference does not.
+        fast_jpeg: let the JPEG decoder make the picture smaller first (never below twice the
+            size wanted). The reference does not.
+    """
+
+    height: int
+    width: int
+    resize: Literal["squash", "centre_crop"] = "squash"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    apply_exif: bool = True
+    fast_jpeg: bool = True
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"a frame of {self.height} x {self.width} pixels; both must be >= 1")
+        if self.resize not in ("squash", "centre_crop"):
+            raise ValueError(f"resize={self.resize!r}; 'squash' or 'centre_crop'")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"interpolation={self.interpolation!r}; 'bilinear' or 'bicubic'")
+        if self.resize == "centre_crop" and self.height != self.width:
+            raise ValueError(f"centre_crop makes squares, not {self.height} x {self.width}")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames of a video are taken; fixed when a collection is made.
+
+    Attributes:
+        frames_per_second: of the time grid, from which segments are made.
+        num_uniform_frames: of the whole-video protocol, spread from first to last frame.
+    """
+
+    frames_per_second: float = 1.0
+    num_uniform_frames: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.frames_per_second < float("inf"):
+            raise ValueError(f"frames_per_second={self.frames_per_second}; must be > 0 and finite")
+        if self.num_uniform_frames < 1:
+            raise ValueError(f"num_uniform_frames={self.num_uniform_frames}; must be >= 1")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Some frames of one file, in time order. An image is T = 1.
+
+    Attributes:
+        pixels: uint8 (T, 3, H, W) RGB at the encoder's size.
+        pts_seconds: float64 (T,), from the start of the video; 0 for an image.
+        on_grid: bool (T,), the frame stands for one point of the time grid.
+        num_uniform: int64 (T,), how many of the whole-video protocol's frames it is.
+    """
+
+    pixels: NDArray[np.uint8]
+    pts_seconds: NDArray[np.float64]
+    on_grid: NDArray[np.bool_]
+    num_uniform: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class MediaItem:
+    """One decodable file: what it is and what it says of itself. Absent facts are None."""
+
+    path: Path
+    kind: Literal["image", "video"]
+    content_hash: str
+    size_bytes: int
+    modified_ns: int
+    width: int
+    height: int
+    duration_seconds: float | None = None
+    taken_at: str | None = None
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+
+
+def uniform_indices(num_frames: int, n: int) -> list[int]:
+    """The n frame numbers of the whole-video protocol, ascending; they repeat when n > num_frames.
+
+    The formula is the evaluator's: int(i * (num_frames - 1) / (n - 1)), and the middle frame for
+    n = 1. Integers throughout, so that no frame is lost to rounding.
+
+    Args:
+        num_frames: frames in the video, >= 1.
+        n: frames wanted, >= 1.
+    """
+    if num_frames < 1 or n < 1:
+        raise ValueError(f"{n} of {num_frames} frames; both must be >= 1")
+    if n == 1:
+        return [num_frames // 2]
+    return [i * (num_frames - 1) // (n - 1) for i in range(n)]
+
+
+def orientation_of(image: "Image.Image") -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # EXIF is written by anyone; it never costs a picture
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def upright(image: "Image.Image", orientation: int) -> "Image.Image":
+    """The picture turned as an EXIF orientation (1 to 8) asks."""
+    from PIL import Image
+
+    turns = Image.Transpose
+    turn = {
+        2: turns.FLIP_LEFT_RIGHT,
+        3: turns.ROTATE_180,
+        4: turns.FLIP_TOP_BOTTOM,
+        5: turns.TRANSPOSE,
+        6: turns.ROTATE_270,
+        7: turns.TRANSVERSE,
+        8: turns.ROTATE_90,
+    }.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def prepare_image(image: "Image.Image", spec: FrameSpec) -> NDArray[np.uint8]:
+    """The picture as uint8 (3, H, W) RGB in 0..255.
+
+    It is resized first and converted to RGB after, as Perception Encoder's reference transform
+    does: palettes are resized without mixing colours, transparent pictures with their alpha.
+    Pictures of more than 8 bits are brought to 8 before.
+    """
+    image.load()  # some formats turn themselves, or give their EXIF, only here
+    if spec.apply_exif:
+        image = upright(image, orientation_of(image))
+    image = _with_8_bits(image)
+    image = _squashed(image, spec) if spec.resize == "squash" else _centre_cropped(image, spec)
+    image.info.pop("transparency", None)  # of no use to RGB, and converting it may raise
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
+
+
+def _with_8_bits(image: "Image.Image") -> "Image.Image":
+    """Grey of 16 or 32 bits and floats, scaled to 8 bits (Pillow would clip); the rest as is."""
+    from PIL import Image
+
+    if image.mode == "PA":
+        return image.convert("RGBA")
+    if image.mode in ("La", "RGBa"):
+        return image.convert("LA" if image.mode == "La" else "RGBA")
+    if not image.mode.startswith("I") and image.mode != "F":
+        return image
+    values = np.asarray(image).astype(np.float32)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if image.mode.startswith("I;16") or (low >= 0 and 255 < high <= 65535 and image.mode == "I"):
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= (1.0 if image.mode == "F" else 255.0):
+        low, high = 0.0, 1.0 if image.mode == "F" else 255.0
+    elif low >= 0 and high <= 255.0:
+        low, high = 0.0, 255.0
+    values -= low
+    values *= 255.0 / (high - low)
+    return Image.fromarray(np.rint(values).astype(np.uint8))
+
+
+def _resample(spec: FrameSpec) -> "Image.Resampling":
+    from PIL import Image
+
+    bilinear = spec.interpolation == "bilinear"
+    return Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
+
+
+def _squashed(image: "Image.Image", spec: FrameSpec) -> "Image.Image":
+    if spec.width * image.height > _MAX_INTERMEDIATE_PIXELS:
+        # Pillow resizes across before down: a picture of 1 x 50 million pixels would need 45 GB.
+        image = image.resize((image.width, spec.height), _resample(spec))
+    return image.resize((spec.width, spec.height), _resample(spec))
+
+
+def _centre_cropped(image: "Image.Image", spec: FrameSpec) -> "Image.Image":
+    size = spec.width
+    short, long = sorted(image.size)
+    if size * size * long > _MAX_INTERMEDIATE_PIXELS * short:  # only its middle is wanted
+        image = _middle(image, min(short * 8, image.width), min(short * 8, image.height))
+        short, long = sorted(image.size)
+    scaled = int(size * long / short)
+    across = image.width <= image.height
+    image = image.resize((size, scaled) if across else (scaled, size), _resample(spec))
+    return _middle(image, size, size)
+
+
+def _middle(image: "Image.Image", width: int, height: int) -> "Image.Image":
+    left = round((image.width - width) / 2)
+    top = round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
