@@ -21,6 +21,10 @@ Every message says what came, what is allowed and what to do.
 """
 
 
+class PerceptionSearchWarning(UserWarning):
+    """The answer stands, but there is something to know about it."""
+
+
 class PerceptionSearchError(Exception):
     """Base of every error in this package: catch it to catch them all."""
 

@@ -1,0 +1,73 @@
+"""Search your pictures and videos in words: encoders, a store, an index, one search.
+
+from perception_search import Collection
+
+photos = Collection.create("photos.ps")
+photos.ingest("~/Pictures")
+photos.search("a dog catching a frisbee")
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from perception_search.collection import Collection
+    from perception_search.encoder import (
+        Encoder,
+        Identity,
+        PerceptionEncoder,
+        StarterEncoder,
+        load_encoder,
+    )
+    from perception_search.errors import PerceptionSearchError, PerceptionSearchWarning
+    from perception_search.frames import FrameSpec
+    from perception_search.hits import Hit, Hits
+    from perception_search.ingest import IngestReport
+    from perception_search.survey import FileReport
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Collection": "collection",
+    "Encoder": "encoder",
+    "FileReport": "survey",
+    "FrameSpec": "frames",
+    "Hit": "hits",
+    "Hits": "hits",
+    "Identity": "encoder",
+    "IngestReport": "ingest",
+    "PerceptionEncoder": "encoder",
+    "PerceptionSearchError": "errors",
+    "PerceptionSearchWarning": "errors",
+    "StarterEncoder": "encoder",
+    "load_encoder": "encoder",
+}
+
+__all__ = [
+    "Collection",
+    "Encoder",
+    "FileReport",
+    "FrameSpec",
+    "Hit",
+    "Hits",
+    "Identity",
+    "IngestReport",
+    "PerceptionEncoder",
+    "PerceptionSearchError",
+    "PerceptionSearchWarning",
+    "StarterEncoder",
+    "load_encoder",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Each name is imported when it is first used, so that importing the package costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

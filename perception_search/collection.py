@@ -1,0 +1,647 @@
+"""Collection: a folder that holds the embeddings of pictures and videos, and the way to use it.
+
+Every other way in (command line, page, benchmarks) is a thin caller of these methods.
+"""
+
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_search import index, ingest, manifest, media, verify
+from perception_search import search as searching
+from perception_search.encoder import Encoder, Identity, load_encoder
+from perception_search.encoder.auto import choose_model, notice_for
+from perception_search.errors import (
+    CollectionDamaged,
+    CollectionExists,
+    CollectionMismatch,
+    PerceptionSearchWarning,
+    QueryError,
+)
+from perception_search.frames import Sampling, prepare_image
+from perception_search.hits import Hits
+from perception_search.ingest import IngestReport
+from perception_search.snapshot import Snapshot
+from perception_search.survey import (
+    COMMIT_ROWS,
+    COMMIT_SECONDS,
+    FileReport,
+    Options,
+    Survey,
+    survey,
+)
+from perception_search.text_cache import TextCache
+from perception_search.writer import Writer, create_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+    Picture: TypeAlias = "str | Path | Image.Image"
+
+SEGMENT_SECONDS = 10.0
+
+_CACHE = "cache/text.sqlite"
+
+
+class Collection:
+    """A folder of embeddings. Make one with `create`, open one with `open`.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        encoder: Encoder | None,
+        weights: str | Path | None,
+        device: str,
+        dtype: str,
+    ) -> None:
+        self.path = path
+        self._encoder = encoder
+        self._weights = weights
+        self._device = device
+        self._dtype = dtype
+        self._checked: set[str] = set()
+        self._snapshot = Snapshot.open(path, self._checked)
+        self._index: index.Index | None = None
+        self._index_stamp: tuple[int, int] | None = None
+
+    # Making and opening
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        model: str = "auto",
+        encoder: Encoder | None = None,
+        weights: str | Path | None = None,
+        frames_per_second: float = 1.0,
+        segment_seconds: float = SEGMENT_SECONDS,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> "Collection":
+        """Make an empty collection in the new folder `path`. Model and sampling are fixed now.
+
+        Args:
+            path: must not exist, or be an empty folder.
+            model: `auto`, `starter` or a PE-Core model's name. `auto` takes PE-Core-L14-336 on a
+                GPU and PE-Core-B16-224 on a CPU where its weights can be had, else the starter.
+            encoder: your own, instead of a model's name.
+            weights: a file or folder of weights, instead of the hub.
+            frames_per_second: how densely videos are looked at.
+            segment_seconds: length of the stretches that videos are found by.
+            device: `auto`, `cpu`, `cuda` or `mps`; not stored.
+            dtype: `auto`, `float32`, `bfloat16` or `int8`; not stored.
+
+        Raises:
+            CollectionExists: `path` is taken.
+            ModelNotFound: no such model.
+            WeightsNotFound: the model's weights are nowhere.
+        """
+        path = _absolute(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise CollectionExists(f"{path} exists already; open it, or choose another name.")
+        if not segment_seconds > 0:
+            raise ValueError(f"segment_seconds is {segment_seconds:g}; it must be above 0")
+        sampling = Sampling(frames_per_second)
+        if encoder is None:
+            name = choose_model(device, weights) if model == "auto" else model
+            encoder = load_encoder(name, weights=weights, device=device, dtype=dtype)
+        description = {
+            "format": "perception_search collection",
+            "schema_version": manifest.SCHEMA_VERSION,
+            "collection_id": uuid.uuid4().hex,
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "identity": encoder.identity.as_dict(),
+            "sampling": {
+                "frames_per_second": sampling.frames_per_second,
+                "num_uniform_frames": sampling.num_uniform_frames,
+                "segment_seconds": float(segment_seconds),
+            },
+            "weights": str(_absolute(weights)) if weights is not None else None,
+        }
+        create_folder(path, description)
+        return cls(path, encoder=encoder, weights=weights, device=device, dtype=dtype)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        encoder: Encoder | None = None,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> "Collection":
+        """Open the collection in `path`. Needs no weights until something must be embedded.
+
+        Args:
+            path: the folder.
+            encoder: your own, where it was made with one.
+            weights: where the model's weights are now, if not where they were.
+            device: `auto`, `cpu`, `cuda` or `mps`.
+            dtype: `auto`, `float32`, `bfloat16` or `int8`.
+
+        Raises:
+            CollectionNotFound: there is none.
+            CollectionDamaged: its list of files is damaged in both copies.
+        """
+        return cls(_absolute(path), encoder=encoder, weights=weights, device=device, dtype=dtype)
+
+    # What it is
+
+    @property
+    def identity(self) -> Identity:
+        """Model, weights and preprocessing that every embedding here comes from."""
+        return Identity(**self._snapshot.manifest.collection["identity"])
+
+    @property
+    def notice(self) -> str | None:
+        """What everyone who sees results should know of the model; None for PE."""
+        return notice_for(self.identity.model)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How videos are looked at."""
+        described = dict(self._snapshot.manifest.collection["sampling"])
+        described.pop("segment_seconds")
+        return Sampling(**described)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest version; looks for a newer one each time."""
+        if manifest.versions(self.path)[-1] != self._snapshot.version:
+            self._snapshot = Snapshot.open(self.path, self._checked)
+            self._index_stamp = None
+        return self._snapshot
+
+    def encoder_for(self, tower: str) -> Encoder:
+        """The collection's encoder, loaded at its first use.
+
+        Args:
+            tower: `vision` or `text`: what must agree with the collection.
+
+        Raises:
+            CollectionMismatch: the weights or the preprocessing are others.
+            WeightsNotFound: there are no weights.
+        """
+        ours = self.identity
+        if self._encoder is None:
+            recorded = self._snapshot.manifest.collection.get("weights")
+            if self._weights is None and recorded and Path(recorded).exists():
+                self._weights = recorded
+            self._encoder = load_encoder(
+                ours.model, weights=self._weights, device=self._device, dtype=self._dtype
+            )
+        theirs = self._encoder.identity
+        shared = ("model", "dim")
+        compared = (
+            (*shared, "text_sha256")
+            if tower == "text"
+            else (*shared, "vision_sha256", "preprocessing", "pooling")
+        )
+        for name in compared:
+            stored, offered = getattr(ours, name), getattr(theirs, name)
+            if stored != offered:
+                raise CollectionMismatch(
+                    f"{self.path} holds {ours.model} rows (dim {ours.dim}) with {name} {stored}; "
+                    f"opened with {theirs.model} (dim {theirs.dim}) and {name} {offered}. "
+                    f"Open it with what made it, or create another collection."
+                )
+        return self._encoder
+
+    def info(self) -> dict[str, Any]:
+        """What is in it, by name, ready for JSON. Needs no weights."""
+        snapshot = self.snapshot
+        described = snapshot.manifest.collection
+        kinds = snapshot.live_items["kind"].to_pylist()
+        origins: list[dict[str, str]] = []
+        for file in snapshot.manifest.of("rows"):
+            origins += [dict(origin) for origin in file.provenance if origin not in origins]
+        try:
+            record = index.read_record(self.path)
+        except ValueError:
+            record = None
+        return {
+            "path": str(self.path),
+            "notice": self.notice,
+            **described["identity"],
+            "created_at": described["created_at"],
+            "sampling": dict(described["sampling"]),
+            "version": snapshot.version,
+            "images": kinds.count("image"),
+            "videos": kinds.count("video"),
+            "rows": int((snapshot.item_of_row >= 0).sum()),
+            "video_seconds": float(
+                np.nansum(snapshot.live_items["duration_seconds"].to_numpy().astype(float))
+            ),
+            "failures": len(self.failures()),
+            "roots": list(snapshot.manifest.roots),
+            "size_bytes": sum(file.size_bytes for file in snapshot.manifest.files),
+            "files": len(snapshot.manifest.files),
+            "index": None
+            if record is None
+            else {
+                "recipe": record.recipe.name,
+                "factory": record.recipe.factory,
+                "rows": record.num_rows,
+                "rows_since": snapshot.manifest.next_row_id - record.next_row_id,
+                "size_bytes": record.size_bytes,
+            },
+            "provenance": origins,
+        }
+
+    def items(self, where: str | None = None) -> "pd.DataFrame":
+        """The items, one row each, with the columns that `where` sees."""
+        from perception_search.where import matching
+
+        shown = self.snapshot.shown_items
+        if where is not None:
+            shown = shown.filter(matching(shown, where))
+        frame: pd.DataFrame = shown.to_pandas()
+        return frame
+
+    def failures(self) -> list[FileReport]:
+        """Every file that could not be taken in, with outcome and reason, by path."""
+        fine = ("ingested", "skipped", "removed")
+        return [
+            FileReport(path, record.outcome, record.reason)
+            for path, record in sorted(self.snapshot.path_records.items())
+            if record.outcome not in fine
+        ]
+
+    # Filling it
+
+    def ingest(
+        self,
+        sources: str | Path | Sequence[str | Path],
+        *,
+        metadata: "pd.DataFrame | None" = None,
+        on_commit: Callable[[Sequence[FileReport]], None] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        exclude: Sequence[str] = media.DEFAULT_EXCLUDE,
+        checksum: bool = False,
+        retry_failed: bool = False,
+        allow_removals: bool = False,
+        num_workers: int | None = None,
+        time_limit_seconds: float = 60.0,
+        memory_limit_bytes: int | None = None,
+        max_pixels: int | None = None,
+        fast_jpeg: bool = True,
+        video_backend: str = "pyav",
+        commit_seconds: float = COMMIT_SECONDS,
+        commit_rows: int = COMMIT_ROWS,
+    ) -> IngestReport:
+        """Bring the collection up to date with files and folders: embed what is new, follow what
+        was renamed, hide what is gone. Run it again whenever you like.
+
+        Args:
+            sources: files and folders.
+            metadata: your own columns, one row a file, keyed by `path`; `where` sees them.
+            on_commit: called with the files of each commit, after it is safe on disk.
+            on_progress: called with (files done, files in all).
+            exclude: patterns of names or relative paths to leave out.
+            checksum: read every file, even where size, time and inode are as before.
+            retry_failed: try files again that failed before.
+            allow_removals: hide vanished files even if more than half of 20 or more are gone.
+            num_workers: decoding processes; None for one a core.
+            time_limit_seconds: without news from a file after which its decoding is stopped.
+            memory_limit_bytes: of one decoding process; None for its default.
+            max_pixels: of one picture; None for 50 million.
+            fast_jpeg: decode large JPEGs at a fraction of their size, never below twice the need.
+            video_backend: `pyav` or `torchcodec`.
+            commit_seconds: at most this long between commits.
+            commit_rows: at most about this many rows between commits.
+
+        Raises:
+            FileNotFoundError: one of `sources` is not there; nothing was changed.
+            CollectionLocked: another process is writing.
+            CollectionMismatch: the encoder is not the one the collection was made with.
+        """
+        roots = [_absolute(source) for source in _as_list(sources)]
+        options = Options(
+            checksum=checksum,
+            retry_failed=retry_failed,
+            allow_removals=allow_removals,
+            num_workers=num_workers,
+            time_limit_seconds=time_limit_seconds,
+            memory_limit_bytes=memory_limit_bytes,
+            max_pixels=max_pixels,
+            fast_jpeg=fast_jpeg,
+            video_backend=video_backend,
+            commit_seconds=commit_seconds,
+            commit_rows=commit_rows,
+        )
+        found = list(media.find(roots, exclude))
+        with Writer(self.path) as writer:
+            return ingest.ingest(
+                writer,
+                self.encoder_for("vision"),
+                found,
+                roots,
+                options,
+                sampling=self.sampling,
+                segment_seconds=self._snapshot.manifest.collection["sampling"]["segment_seconds"],
+                metadata=metadata,
+                on_commit=on_commit,
+                on_progress=on_progress,
+            )
+
+    def survey(
+        self,
+        sources: str | Path | Sequence[str | Path],
+        *,
+        exclude: Sequence[str] = media.DEFAULT_EXCLUDE,
+        checksum: bool = False,
+        retry_failed: bool = False,
+        allow_removals: bool = False,
+    ) -> Survey:
+        """What `ingest` would do with `sources`; opens no file and changes nothing."""
+        roots = [_absolute(source) for source in _as_list(sources)]
+        options = Options(
+            checksum=checksum, retry_failed=retry_failed, allow_removals=allow_removals
+        )
+        return survey(self.snapshot, media.find(roots, exclude), roots, options)
+
+    def remove(
+        self, paths: str | Path | Sequence[str | Path] = (), *, where: str | None = None
+    ) -> list[Path]:
+        """Hide files at once: no search finds them any more. The files themselves stay.
+
+        They stay out when their folder is ingested again, and come back when they are ingested
+        by their own name.
+
+        Args:
+            paths: files, or folders with all below.
+            where: a filter over the item columns.
+
+        Returns:
+            The paths that were hidden.
+
+        Raises:
+            QueryError: nothing in the collection is meant by one of `paths`.
+        """
+        with Writer(self.path) as writer:
+            snapshot = writer.snapshot
+            records = snapshot.path_records
+            live = {path for paths in snapshot.live_paths.values() for path in paths}
+            chosen: set[Path] = set()
+            for wanted in map(_absolute, _as_list(paths)):
+                below = {path for path in live if path.is_relative_to(wanted)}
+                if not below:
+                    raise QueryError(f"{wanted} is not in {self.path}: nothing was removed.")
+                chosen |= below
+            if where is not None:
+                from perception_search.where import matching
+
+                kept = snapshot.shown_items.filter(matching(snapshot.shown_items, where))
+                for content_hash in kept["content_hash"].to_pylist():
+                    chosen |= set(snapshot.live_paths[content_hash])
+            for path in chosen:
+                record = records[path]._replace(outcome="removed", reason="taken out by hand")
+                writer.add_path(path, record)
+            if chosen:
+                writer.commit()
+                writer.compact()
+        return sorted(chosen)
+
+    # Asking it
+
+    def search(
+        self,
+        query: str | None = None,
+        *,
+        texts: "Sequence[str | tuple[float, str]]" = (),
+        images: "Sequence[Picture | tuple[float, Picture]]" = (),
+        videos: "Sequence[str | Path | tuple[float, str | Path]]" = (),
+        minus: "Sequence[str | tuple[float, str]]" = (),
+        k: int = 10,
+        where: str | None = None,
+        min_score: float | None = None,
+        whole: bool = False,
+    ) -> Hits:
+        """The `k` items that show best what is asked for, best first.
+
+        Args:
+            query: words.
+            texts: more words, each with a weight if you like: `(2.0, "at night")`.
+            images: pictures that the result should look like.
+            videos: the same with videos.
+            minus: words whose depiction lowers an item's score.
+            k: items wanted.
+            where: a filter over the item columns: `kind = 'video' AND duration_seconds < 60`.
+            min_score: leave out items below this.
+            whole: rank videos as wholes, by PE's own protocol, instead of by their best segment.
+
+        Returns:
+            Hits; a video's has the times of its best segment.
+
+        Raises:
+            QueryError: there is nothing to look for, or `where` cannot be used.
+            MediaError: a query picture or video cannot be read.
+            CollectionMismatch: the encoder is not the one the collection was made with.
+        """
+        parts = [self._text_parts([*([query] if query is not None else []), *texts])]
+        parts.append(
+            [(weight, self._embed_picture(image)) for weight, image in map(_weigh, images)]
+        )
+        parts.append([(weight, self._embed_video(video)) for weight, video in map(_weigh, videos)])
+        weighted = [part for some in parts for part in some]
+        if not weighted:
+            raise QueryError("there is nothing to look for; give words, a picture or a video.")
+        target = searching.Target(_mixed(weighted), self._text_parts(minus))
+        return self._ranked(
+            target, k=k, condition=where, min_score=min_score, whole=whole, exclude=None
+        )
+
+    def similar(
+        self,
+        item: str | Path,
+        *,
+        k: int = 10,
+        where: str | None = None,
+        min_score: float | None = None,
+    ) -> Hits:
+        """The `k` items that look most like one that is in the collection, without itself.
+
+        Opens no media file: the stored embedding is used.
+
+        Args:
+            item: a path in the collection.
+            k: items wanted.
+            where: a filter over the item columns.
+            min_score: leave out items below this.
+
+        Raises:
+            QueryError: it is not in the collection.
+        """
+        path = _absolute(item)
+        snapshot = self.snapshot
+        record = snapshot.path_records.get(path)
+        if record is None or record.outcome != "ingested":
+            raise QueryError(
+                f"{path} is not in {self.path}. To search by any picture, use search with an image."
+            )
+        scopes = [0, 2]  # a picture's one row, or a video's row of the whole
+        mine = np.asarray(snapshot.rows.content_hash.to_pylist(), object) == record.content_hash
+        positions = np.flatnonzero(mine & np.isin(snapshot.rows.scope, scopes))
+        target = searching.Target(snapshot.rows.embeddings(positions[:1])[0])
+        return self._ranked(
+            target,
+            k=k,
+            condition=where,
+            min_score=min_score,
+            whole=False,
+            exclude=record.content_hash,
+        )
+
+    def _ranked(self, target: searching.Target, **how: Any) -> Hits:
+        """Search the newest version; once more where a file of it was just replaced."""
+        snapshot = self.snapshot
+        try:
+            return searching.search(snapshot, target, index=self._opened_index(), **how)
+        except CollectionDamaged:
+            if manifest.versions(self.path)[-1] == snapshot.version:
+                raise
+            return searching.search(self.snapshot, target, index=self._opened_index(), **how)
+
+    def _text_parts(
+        self, texts: "Sequence[str | tuple[float, str]]"
+    ) -> list[tuple[float, NDArray[np.float32]]]:
+        weighted = [_weigh(text) for text in texts]
+        if not weighted:
+            return []
+        for _, text in weighted:
+            if not text.strip():
+                raise QueryError("a query is empty; write what a picture should show.")
+        identity = self.identity
+        if not identity.text_sha256:
+            raise QueryError(f"{self.path} was made with weights that have no text tower.")
+        cache = TextCache(self.path / _CACHE, identity.text_sha256, identity.dim)
+        embeddings = cache.encode(
+            [text for _, text in weighted],
+            lambda new: self.encoder_for("text").encode_text(new),
+        )
+        return [
+            (weight, embedding) for (weight, _), embedding in zip(weighted, embeddings, strict=True)
+        ]
+
+    def _embed_picture(self, picture: "Picture") -> NDArray[np.float32]:
+        encoder = self.encoder_for("vision")
+        if isinstance(picture, str | Path):
+            return self._embed_file(picture)
+        pixels = prepare_image(picture, encoder.frame_spec)
+        return _mixed([(1.0, encoder.encode_frames(pixels[None])[0])])
+
+    def _embed_video(self, video: str | Path) -> NDArray[np.float32]:
+        return self._embed_file(video)
+
+    def _embed_file(self, path: str | Path) -> NDArray[np.float32]:
+        from perception_search.decode import decode_file
+
+        encoder = self.encoder_for("vision")
+        _, frames = decode_file(_absolute(path), encoder.frame_spec, self.sampling)
+        pixels = frames.pixels[frames.on_grid]
+        size = encoder.batch_size
+        embeddings = np.concatenate(
+            [
+                encoder.encode_frames(pixels[first : first + size])
+                for first in range(0, len(pixels), size)
+            ]
+        )
+        unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        return _mixed([(1.0, frame) for frame in unit])
+
+    # Its index
+
+    def index(self, recipe: str = "hnsw") -> index.IndexRecord:
+        """Build an index of all rows and use it from now on; new rows need no rebuild.
+
+        Args:
+            recipe: a recipe's name or a string for `faiss.index_factory`.
+
+        Raises:
+            ValueError: no such recipe, or nothing to index.
+            MissingExtra: FAISS is not installed.
+            CollectionLocked: another process is writing.
+        """
+        chosen = index.recipe(recipe)
+        with Writer(self.path) as writer:
+            snapshot = writer.snapshot
+            searchable = (snapshot.item_of_row >= 0) & (snapshot.rows.scope != 2)
+            return index.build(
+                self.path,
+                snapshot.rows,
+                np.flatnonzero(searchable),
+                chosen,
+                next_row_id=snapshot.manifest.next_row_id,
+                version=snapshot.version,
+            )
+
+    def _opened_index(self) -> "index.Index | None":
+        path = self.path / index.FOLDER / index.CURRENT
+        try:
+            status = path.stat()
+        except OSError:
+            self._index, self._index_stamp = None, None
+            return None
+        stamp = (status.st_mtime_ns, status.st_ino)
+        if stamp != self._index_stamp:
+            self._index, self._index_stamp = None, stamp
+            try:
+                self._index = index.open_index(self.path, self._snapshot.rows)
+            except QueryError as error:
+                warnings.warn(
+                    f"{error}: searching without it, exactly. "
+                    f"Rebuild it with `perception-search index {self.path}`.",
+                    PerceptionSearchWarning,
+                    stacklevel=4,
+                )
+            if self._index is not None:
+                self._index.check_in_background()
+        return self._index
+
+    def verify(self, *, quick: bool = False) -> list[verify.Damage]:
+        """Everything that is damaged; empty when all is well. Changes nothing.
+
+        Args:
+            quick: read no whole file.
+        """
+        return verify.verify(self.path, quick=quick)
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100  keeps symlinks
+
+
+def _as_list(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [paths] if isinstance(paths, str | Path) else list(paths)
+
+
+def _weigh(part: Any) -> tuple[float, Any]:
+    weight, what = part if isinstance(part, tuple) else (1.0, part)
+    if not (np.isfinite(weight) and weight > 0):
+        raise QueryError(f"a weight of {weight:g}; it must be above 0 (use minus to take away)")
+    return float(weight), what
+
+
+def _mixed(parts: Sequence[tuple[float, NDArray[np.float32]]]) -> NDArray[np.float32]:
+    """The unit vector of the weighted sum of vectors (dim,)."""
+    total = np.sum([weight * vector.astype(np.float64) for weight, vector in parts], axis=0)
+    length = np.linalg.norm(total)
+    if not (np.isfinite(length) and length > 1e-9):
+        raise QueryError("the parts of the query cancel each other; give fewer, or other weights.")
+    mixed: NDArray[np.float32] = (total / length).astype(np.float32)
+    return mixed

@@ -1,0 +1,47 @@
+"""What a search finds; knows neither how nor where."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One item that was found, at its best moment.
+
+    Attributes:
+        row_id: the stored row that scored best; never given to another row.
+        path: a file that holds the item; the first of them where there are copies.
+        kind: `image` or `video`.
+        score: cosine similarity to the query, less what `minus` took; higher is better.
+        start_seconds: for a video, where its best segment begins; else None.
+        end_seconds: the first moment after that segment.
+        caption: what the item shows in words, where the collection has captions.
+        rerank_score: a second opinion on the score, where one was asked for.
+    """
+
+    row_id: int
+    path: Path
+    kind: str
+    score: float
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+    caption: str | None = None
+    rerank_score: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name, ready for JSON; a name that is no text keeps its surrogates."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+class Hits(list[Hit]):
+    """Hits, best first."""
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row a hit, one column a field of `Hit`, `path` as text."""
+        import pandas as pd
+
+        return pd.DataFrame([hit.as_dict() for hit in self], columns=list(Hit.__annotations__))

@@ -1,0 +1,319 @@
+"""A FAISS index over a collection's rows: recipe, build, save, open, search.
+
+An index is a cache of the truth, which is the Parquet rows: it may be deleted at any time, it may
+miss, but scores always come from the stored embeddings. It holds the rows with an id below
+`next_row_id`; newer ones are scanned exactly by the caller. Knows no items and no queries in words.
+"""
+
+import hashlib
+import json
+import threading
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_search import durable
+from perception_search.errors import MissingExtra, QueryError
+from perception_search.snapshot import Rows
+
+FOLDER = "index"
+CURRENT = "current.json"
+NUM_KNOWN_ANSWERS = 4
+_KNOWN_K = 10
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build and search one kind of index; a TOML file in `indexes/`.
+
+    Attributes:
+        name: the file's name, or the factory string itself.
+        factory: what `faiss.index_factory` takes.
+        metric: `inner_product`: embeddings have unit length, so this is the cosine.
+        when: when to choose it, one line.
+        build: FAISS parameters for building, by FAISS's own names.
+        search: the same for searching.
+    """
+
+    name: str
+    factory: str
+    metric: str = "inner_product"
+    when: str = ""
+    build: Mapping[str, int] = field(default_factory=dict)
+    search: Mapping[str, int] = field(default_factory=dict)
+
+
+def recipes() -> dict[str, Recipe]:
+    """Every recipe that comes with the package, by name."""
+    here = Path(__file__).parent
+    folder = here / "recipes"  # in an installed wheel
+    if not folder.is_dir():
+        folder = here.parent / "indexes"  # in a checkout
+    found = {}
+    for path in sorted(folder.glob("*.toml")):
+        found[path.stem] = Recipe(name=path.stem, **tomllib.loads(path.read_text()))
+    return found
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of this name, or a FAISS factory string as a recipe of its own.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    known = recipes()
+    if name in known:
+        return known[name]
+    faiss = _faiss()
+    try:
+        faiss.index_factory(64, name, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name!r} is neither a recipe ({', '.join(known)}) nor a string that "
+            f"faiss.index_factory takes, such as HNSW32"
+        ) from error
+    return Recipe(name=name, factory=name)
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingExtra(
+            "An index needs FAISS: pip install 'perception-search[cpu]', or, where there is CUDA, "
+            "'perception-search[gpu]'; one of the two, never both. Search is exact without it."
+        ) from error
+    return faiss
+
+
+@dataclass(frozen=True)
+class IndexRecord:
+    """What `index/current.json` says of the index beside it.
+
+    Attributes:
+        sha256: of the index file, which is named by it.
+        size_bytes: of the index file.
+        dim: length of an embedding.
+        num_rows: rows in the index.
+        next_row_id: it holds rows with ids below this one.
+        version: of the collection when it was built.
+        recipe: how it was built.
+        known_answers: row id of a stored embedding to the ids it finds.
+    """
+
+    sha256: str
+    size_bytes: int
+    dim: int
+    num_rows: int
+    next_row_id: int
+    version: int
+    recipe: Recipe
+    known_answers: Mapping[str, list[int]]
+
+    def encode(self) -> bytes:
+        """JSON with a checksum of itself."""
+        body = json.dumps(asdict(self), sort_keys=True)
+        checksum = hashlib.sha256(body.encode()).hexdigest()
+        return f'{{"body":{body},"sha256":"{checksum}"}}\n'.encode()
+
+    @staticmethod
+    def decode(content: bytes) -> "IndexRecord":
+        """The record in `content`; ValueError when a byte is not as it was written."""
+        try:
+            body = json.loads(content)["body"]
+            record = IndexRecord(**{**body, "recipe": Recipe(**body["recipe"])})
+        except (KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(f"not an index record: {error}") from error
+        if record.encode() != content:
+            raise ValueError("its checksum does not match")
+        return record
+
+
+def read_record(folder: Path) -> IndexRecord | None:
+    """The record of the collection's index; None where there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return IndexRecord.decode((folder / FOLDER / CURRENT).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def path_of(folder: Path, record: IndexRecord) -> Path:
+    """Where the index file lies."""
+    return folder / FOLDER / f"{record.sha256}.faiss"
+
+
+def build(
+    folder: Path,
+    rows: Rows,
+    positions: NDArray[np.int64],
+    chosen: Recipe,
+    *,
+    next_row_id: int,
+    version: int,
+) -> IndexRecord:
+    """Build an index of the rows at `positions` and make it the collection's.
+
+    Args:
+        folder: the collection; its writer lock is held by the caller.
+        rows: where the embeddings are.
+        positions: the rows to index.
+        chosen: the recipe.
+        next_row_id: of the version that `rows` belongs to.
+        version: of the collection.
+
+    Raises:
+        ValueError: there is nothing to index, or the recipe wants more rows than there are.
+        OSError: the disk is full; the index before, if any, stays.
+    """
+    if chosen.metric != "inner_product":
+        raise ValueError(f"recipe {chosen.name}: metric {chosen.metric!r}; only 'inner_product'")
+    if not len(positions):
+        raise ValueError("there is no row to index yet: ingest something first")
+    faiss = _faiss()
+    index = faiss.index_factory(rows.dim, chosen.factory, faiss.METRIC_INNER_PRODUCT)
+    parameters = faiss.ParameterSpace()
+    for name, value in chosen.build.items():
+        parameters.set_index_parameter(index, name, value)
+    if not index.is_trained:
+        sample = positions[:: max(1, len(positions) // 100_000)]
+        try:
+            index.train(rows.embeddings(sample))
+        except RuntimeError as error:
+            raise ValueError(
+                f"recipe {chosen.name} cannot be trained on {len(sample)} rows: {error}"
+            ) from error
+    index = faiss.IndexIDMap2(index)
+    for first in range(0, len(positions), 65_536):
+        some = positions[first : first + 65_536]
+        index.add_with_ids(rows.embeddings(some), rows.row_id[some])
+    for name, value in chosen.search.items():
+        parameters.set_index_parameter(index, name, value)
+
+    place = folder / FOLDER
+    place.mkdir(exist_ok=True)
+    durable.sweep(place)
+    with durable.pending(place) as new:
+        content = faiss.serialize_index(index)
+        new.file.write(memoryview(content))
+        sha256 = new.sha256()
+        new.publish(place / f"{sha256}.faiss")
+    asked = positions[np.linspace(0, len(positions) - 1, NUM_KNOWN_ANSWERS).astype(np.int64)]
+    _, answers = index.search(rows.embeddings(asked), min(_KNOWN_K, len(positions)))
+    record = IndexRecord(
+        sha256=sha256,
+        size_bytes=len(content),
+        dim=rows.dim,
+        num_rows=len(positions),
+        next_row_id=next_row_id,
+        version=version,
+        recipe=chosen,
+        known_answers={
+            str(row_id): answer
+            for row_id, answer in zip(rows.row_id[asked].tolist(), answers.tolist(), strict=True)
+        },
+    )
+    durable.write(place / CURRENT, record.encode())
+    for path in place.glob("*.faiss"):
+        if path.stem != sha256:
+            durable.remove(path)
+    return record
+
+
+class Index:
+    """An index that was opened and answers; thread-safe to search."""
+
+    def __init__(self, record: IndexRecord, index: Any, path: Path) -> None:
+        self.record = record
+        self._index = index
+        self._path = path
+        self.damaged = False
+
+    def check_in_background(self) -> None:
+        """Compare the whole file with its hash once, without waiting; sets `damaged`."""
+
+        def check() -> None:
+            try:
+                self.damaged = durable.sha256_of(self._path) != self.record.sha256
+            except OSError:
+                self.damaged = True
+
+        threading.Thread(target=check, daemon=True, name="index-check").start()
+
+    def search(
+        self, query: NDArray[np.float32], k: int, allowed_row_ids: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """The ids of up to `k` rows near `query` (dim,), best first as the index sees it.
+
+        Args:
+            query: unit embedding.
+            k: rows wanted.
+            allowed_row_ids: the only ids that may be found; None for all.
+        """
+        faiss = _faiss()
+        k = min(k, self.record.num_rows)
+        parameters = self._parameters(k)
+        if allowed_row_ids is not None:
+            # a bitmap answers in one look-up for every row the search visits
+            bits = np.zeros(self.record.next_row_id // 8 + 1, np.uint8)
+            np.bitwise_or.at(
+                bits, allowed_row_ids >> 3, np.uint8(1) << (allowed_row_ids & 7).astype(np.uint8)
+            )
+            selector = faiss.IDSelectorBitmap(bits)
+            parameters.sel = selector
+        _, found = self._index.search(query[None], k, params=parameters)
+        return found[0][found[0] >= 0].astype(np.int64)
+
+    def _parameters(self, k: int) -> Any:
+        faiss = _faiss()
+        inner = faiss.downcast_index(self._index.index)
+        search = self.record.recipe.search
+        if isinstance(inner, faiss.IndexHNSW):
+            # a search can only find what it visits, so it looks at least as wide as k
+            return faiss.SearchParametersHNSW(efSearch=max(int(search.get("efSearch", 16)), 2 * k))
+        if isinstance(inner, faiss.IndexIVF):
+            return faiss.SearchParametersIVF(nprobe=int(search.get("nprobe", 1)))
+        return faiss.SearchParameters()
+
+
+def open_index(folder: Path, rows: Rows) -> Index | None:
+    """The collection's index, memory-mapped; None where there is none.
+
+    Raises:
+        QueryError: there is one, but it cannot be trusted: the sentence says why.
+    """
+    try:
+        record = read_record(folder)
+    except ValueError as error:
+        raise QueryError(f"{folder / FOLDER / CURRENT} is damaged ({error})") from error
+    if record is None:
+        return None
+    path = path_of(folder, record)
+    faiss = _faiss()
+    try:
+        if path.stat().st_size != record.size_bytes:
+            raise QueryError(f"{path} is not as long as it was written")
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except (OSError, RuntimeError) as error:
+        raise QueryError(f"{path} cannot be opened ({str(error).splitlines()[0]})") from error
+    if (index.d, index.ntotal) != (record.dim, record.num_rows) or index.d != rows.dim:
+        raise QueryError(f"{path} holds {index.ntotal} vectors of {index.d}, not what was written")
+    opened = Index(record, index, path)
+    ids = np.array([int(row_id) for row_id in record.known_answers], np.int64)
+    positions = rows.positions(ids)
+    if (positions < 0).any():
+        raise QueryError(f"{path} knows rows that the collection does not")
+    for embedding, answer in zip(
+        rows.embeddings(positions), record.known_answers.values(), strict=True
+    ):
+        if opened.search(embedding, len(answer)).tolist() != [i for i in answer if i >= 0]:
+            raise QueryError(f"{path} does not give the answers it gave when it was built")
+    return opened

@@ -1,0 +1,255 @@
+"""One version of a collection, read: rows, embeddings, items, paths of one manifest.
+
+Everything is read when first asked for and never changes while others write. Knows no encoder, no
+index and no media file.
+"""
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from perception_search import durable, manifest, tables
+from perception_search.errors import CollectionDamaged
+from perception_search.manifest import Manifest, StoredFile
+from perception_search.media import display
+
+SCAN_BLOCK_ROWS = 8192
+
+
+class PathRecord(NamedTuple):
+    """What was seen at one path when it was last looked at.
+
+    `outcome` is `ingested` where the path holds an item of the collection, `removed` where it is
+    gone or was taken out, and otherwise the word that says why it is not in.
+    """
+
+    size_bytes: int | None
+    modified_ns: int | None
+    inode: int | None
+    content_hash: str | None
+    outcome: str
+    reason: str | None = None
+
+
+class Rows:
+    """All rows of a version, column by column, and their embeddings as mapped matrices."""
+
+    def __init__(self, table: pa.Table, matrices: Sequence[NDArray[np.float16]], dim: int) -> None:
+        self.dim = dim
+        self.row_id: NDArray[np.int64] = table["row_id"].to_numpy()
+        self.content_hash: pa.ChunkedArray = table["content_hash"]
+        self.scope: NDArray[np.int8] = _codes(table["scope"])
+        self.start_seconds: NDArray[np.float64] = table["start_seconds"].to_numpy()
+        self.end_seconds: NDArray[np.float64] = table["end_seconds"].to_numpy()
+        self.norm: NDArray[np.float32] = table["norm"].to_numpy()
+        self.num_frames: NDArray[np.int32] = table["num_frames"].to_numpy()
+        self._matrices = list(matrices)
+        self._starts = np.cumsum([0, *(len(matrix) for matrix in matrices)])
+
+    def __len__(self) -> int:
+        return len(self.row_id)
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float16]]]:
+        """Every row in order, as (positions, embeddings) of at most 8,192 rows."""
+        for start, matrix in zip(self._starts, self._matrices, strict=False):
+            for first in range(0, len(matrix), SCAN_BLOCK_ROWS):
+                part = matrix[first : first + SCAN_BLOCK_ROWS]
+                yield slice(start + first, start + first + len(part)), part
+
+    def embeddings(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The embeddings (N, dim) float32 of the rows at `positions`, in that order.
+
+        Raises:
+            CollectionDamaged: one of them is not of unit length: the file has changed.
+        """
+        found = np.empty((len(positions), self.dim), np.float32)
+        which = np.searchsorted(self._starts, positions, side="right") - 1
+        for number in np.unique(which):
+            here = which == number
+            found[here] = self._matrices[number][positions[here] - self._starts[number]]
+        check_unit(found)
+        return found
+
+    def positions(self, row_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the rows with these ids are; an id that is not there gives -1."""
+        order, ids = self._by_id
+        if not len(ids):
+            return np.full(len(row_ids), -1, np.int64)
+        place = np.minimum(np.searchsorted(ids, row_ids), len(ids) - 1)
+        return np.where(ids[place] == row_ids, order[place], -1)
+
+    @functools.cached_property
+    def _by_id(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        order = np.argsort(self.row_id, kind="stable")
+        return order, self.row_id[order]
+
+
+def check_unit(embeddings: NDArray[np.float32]) -> None:
+    """Raise CollectionDamaged unless every stored embedding (N, dim) still has unit length."""
+    lengths = np.linalg.norm(embeddings, axis=1)
+    if not np.all(np.abs(lengths - 1) < 0.01):  # also false for NaN; fp16 rounding is 0.0005
+        raise CollectionDamaged(
+            "a stored embedding is not of unit length, so a file has changed since it was written. "
+            "`perception-search verify` names it."
+        )
+
+
+def _codes(scope: pa.ChunkedArray) -> NDArray[np.int8]:
+    codes = pc.index_in(scope, value_set=pa.array(tables.SCOPES))
+    return codes.to_numpy().astype(np.int8)
+
+
+class Snapshot:
+    """One version of a collection, read lazily; never changes while others write.
+
+    Every file is compared with its SHA-256 before its first use, except for rows files above
+    `HASH_LIMIT_BYTES` in total: those are checked row by row where they are touched, and whole by
+    `verify`.
+    """
+
+    HASH_LIMIT_BYTES = 1 << 28
+
+    def __init__(self, folder: Path, state: Manifest, checked: set[str] | None = None) -> None:
+        self.folder = folder
+        self.manifest = state
+        self.dim = int(state.collection["identity"]["dim"])
+        self._checked = checked if checked is not None else set()
+
+    @staticmethod
+    def open(folder: Path, checked: set[str] | None = None) -> "Snapshot":
+        """The newest version in `folder`.
+
+        Args:
+            folder: the collection.
+            checked: hashes of files this process has verified already; added to.
+
+        Raises:
+            CollectionNotFound: there is none.
+            CollectionDamaged: neither copy of its manifest is whole.
+        """
+        return Snapshot(folder, manifest.read(folder), checked)
+
+    @property
+    def version(self) -> int:
+        """Counts up by one with every commit."""
+        return self.manifest.version
+
+    def path_of(self, file: StoredFile) -> Path:
+        """Where `file` lies, after its content was compared with its name.
+
+        Raises:
+            CollectionDamaged: the file is missing or does not hold what was written.
+        """
+        path = self.folder / file.name
+        if file.sha256 not in self._checked:
+            try:
+                size = path.stat().st_size
+                whole = size == file.size_bytes and (
+                    self._too_large_to_hash(file) or durable.sha256_of(path) == file.sha256
+                )
+            except OSError as error:
+                raise CollectionDamaged(f"{path} cannot be read: {error.strerror}.") from error
+            if not whole:
+                raise CollectionDamaged(
+                    f"{path} does not hold what was written to it. "
+                    f"`perception-search verify {self.folder}` says what is damaged."
+                )
+            self._checked.add(file.sha256)
+        return path
+
+    def _too_large_to_hash(self, file: StoredFile) -> bool:
+        total = sum(other.size_bytes for other in self.manifest.of("rows"))
+        return file.table in ("rows", "grid") and total > self.HASH_LIMIT_BYTES
+
+    def _table(self, name: str, key: str, schema: pa.Schema) -> pa.Table:
+        """One table with its latest record for every key."""
+        parts = [tables.read(self.path_of(file)) for file in self.manifest.of(name)]
+        if not parts:
+            return schema.empty_table()
+        table = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
+        return latest(table, key) if len(parts) > 1 else table
+
+    @functools.cached_property
+    def items(self) -> pa.Table:
+        """Every file content ever seen, by `content_hash`, with its outcome."""
+        return self._table("items", "content_hash", pa.schema(tables.ITEM_FIELDS))
+
+    @functools.cached_property
+    def paths(self) -> pa.Table:
+        """Every path ever looked at: `path` (binary), what was seen, and the outcome."""
+        return self._table("paths", "path", tables.PATHS)
+
+    @functools.cached_property
+    def path_records(self) -> dict[Path, PathRecord]:
+        """What was seen at every path that was ever looked at."""
+        columns = [self.paths[name].to_pylist() for name in PathRecord._fields]
+        paths = [Path(os.fsdecode(path)) for path in self.paths["path"].to_pylist()]
+        records = map(PathRecord._make, zip(*columns, strict=True))
+        return dict(zip(paths, records, strict=True))
+
+    @functools.cached_property
+    def live_paths(self) -> dict[str, list[Path]]:
+        """Content hash to the paths that hold it now."""
+        live = self.paths.filter(pc.equal(self.paths["outcome"], "ingested"))
+        found: dict[str, list[Path]] = {}
+        for path, content_hash in zip(
+            live["path"].to_pylist(), live["content_hash"].to_pylist(), strict=True
+        ):
+            found.setdefault(content_hash, []).append(Path(os.fsdecode(path)))
+        return found
+
+    @functools.cached_property
+    def live_items(self) -> pa.Table:
+        """The items that can be found: ingested, and at a path."""
+        at_a_path = self.paths.filter(pc.equal(self.paths["outcome"], "ingested"))["content_hash"]
+        live = pc.and_(
+            pc.is_in(self.items["content_hash"], value_set=pc.unique(at_a_path)),
+            pc.equal(self.items["outcome"], "ingested"),
+        )
+        return self.items.filter(live)
+
+    @functools.cached_property
+    def shown_items(self) -> pa.Table:
+        """The live items as `where` and tables show them: with `paths`, `name` and `folder`;
+        names that are no text are escaped.
+        """
+        items = self.live_items
+        paths = [
+            [display(path) for path in self.live_paths[content_hash]]
+            for content_hash in items["content_hash"].to_pylist()
+        ]
+        firsts = [Path(some[0]) for some in paths]
+        shown = items.drop_columns(["decoder"])
+        shown = shown.add_column(1, "paths", pa.array(paths, pa.list_(pa.string())))
+        shown = shown.add_column(2, "name", pa.array([path.name for path in firsts], pa.string()))
+        folders = pa.array([str(path.parent) for path in firsts], pa.string())
+        return shown.add_column(3, "folder", folders)
+
+    @functools.cached_property
+    def rows(self) -> Rows:
+        """All rows, removed items' too, in the order they were written."""
+        names = [field.name for field in tables.rows_schema(self.dim) if field.name != "embedding"]
+        paths = [self.path_of(file) for file in self.manifest.of("rows")]
+        parts = [tables.read(path, names) for path in paths]
+        table = pa.concat_tables(parts) if parts else tables.rows_schema(self.dim).empty_table()
+        matrices = [part for path in paths for part in tables.map_embeddings(path, self.dim)]
+        return Rows(table, matrices, self.dim)
+
+    @functools.cached_property
+    def item_of_row(self) -> NDArray[np.int64]:
+        """For every row the position of its item in `live_items`; -1 where that is removed."""
+        place = pc.index_in(self.rows.content_hash, value_set=self.live_items["content_hash"])
+        return pc.fill_null(place, -1).to_numpy().astype(np.int64)
+
+
+def latest(table: pa.Table, key: str) -> pa.Table:
+    """The last record of every key, in the order of those."""
+    last = {value: position for position, value in enumerate(table[key].to_pylist())}
+    return table.take(pa.array(sorted(last.values()), pa.int64()))

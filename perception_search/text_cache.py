@@ -1,0 +1,91 @@
+"""Text embeddings that were computed before, on disk; a cache: losing it costs time only.
+
+One SQLite file in the collection. Every entry carries a checksum, so a damaged one is computed
+again; a file that cannot be read or written is done without.
+"""
+
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_ENTRIES = 100_000
+
+
+class TextCache:
+    """Embeddings by (text tower, text). `path` is made when first needed."""
+
+    def __init__(self, path: Path, text_sha256: str, dim: int) -> None:
+        self._path = path
+        self._tower = text_sha256
+        self._dim = dim
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        encode_text: Callable[[Sequence[str]], NDArray[np.float32]],
+    ) -> NDArray[np.float32]:
+        """Unit embeddings (N, dim) float32 of `texts`; `encode_text` sees only the new ones."""
+        found = self._read(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in found]
+        if new:
+            fresh = dict(zip(new, encode_text(new), strict=True))
+            self._write(fresh)
+            found |= fresh
+        return np.stack([found[text] for text in texts]).astype(np.float32)
+
+    def _key(self, text: str) -> bytes:
+        content = f"{self._tower}\0{text}".encode("utf-8", "surrogatepass")
+        return hashlib.sha256(content).digest()
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(exist_ok=True)
+        connection = sqlite3.connect(self._path, timeout=1.0)
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS embeddings "
+            "(key BLOB PRIMARY KEY, embedding BLOB, checksum BLOB) WITHOUT ROWID"
+        )
+        return connection
+
+    def _read(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        found: dict[str, NDArray[np.float32]] = {}
+        if not self._path.is_file():
+            return found
+        try:
+            with contextlib.closing(self._connect()) as connection:
+                for text in texts:
+                    key = self._key(text)
+                    row = connection.execute(
+                        "SELECT embedding, checksum FROM embeddings WHERE key = ?", [key]
+                    ).fetchone()
+                    if row and row[1] == _checksum(key, row[0]) and len(row[0]) == 4 * self._dim:
+                        found[text] = np.frombuffer(row[0], np.float32)
+        except (OSError, TypeError, sqlite3.OperationalError):
+            pass  # locked, or on a disk that only reads: do without
+        except sqlite3.DatabaseError:
+            with contextlib.suppress(OSError):  # damaged: start it afresh
+                self._path.unlink()
+        return found
+
+    def _write(self, fresh: dict[str, NDArray[np.float32]]) -> None:
+        entries = []
+        for text, embedding in fresh.items():
+            key, content = self._key(text), embedding.astype(np.float32).tobytes()
+            entries.append((key, content, _checksum(key, content)))
+        # a read-only collection is searched without a cache
+        with contextlib.suppress(sqlite3.Error, OSError):
+            with contextlib.closing(self._connect()) as connection, connection:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", entries
+                )
+                (count,) = connection.execute("SELECT count(*) FROM embeddings").fetchone()
+                if count > MAX_ENTRIES:
+                    connection.execute("DELETE FROM embeddings")
+
+
+def _checksum(key: bytes, content: bytes) -> bytes:
+    return hashlib.sha256(key + content).digest()[:8]

@@ -1,0 +1,151 @@
+"""Whether a collection still holds what was written to it; reads, and changes nothing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from perception_search import durable, index, manifest, tables
+from perception_search.errors import CollectionDamaged
+from perception_search.manifest import Manifest, StoredFile
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is wrong: the file, what is wrong with it, and what will put it right."""
+
+    path: Path
+    problem: str
+    remedy: str
+
+
+_HEALS = "healed from its twin by the next ingest"
+_REBUILD = "a copy of other data: rebuild it with `perception-search index`"
+_RESTORE = "restore it from a backup, or make the collection anew from its media"
+
+
+def verify(folder: Path, *, quick: bool = False) -> list[Damage]:
+    """Everything that is wrong with the collection in `folder`; empty when all is well.
+
+    Args:
+        folder: the collection.
+        quick: compare sizes and checksums of the manifests only, and read no whole file.
+
+    Raises:
+        CollectionNotFound: there is no collection.
+    """
+    found = list(_manifests(folder))
+    try:
+        state = manifest.read(folder)
+    except CollectionDamaged as error:
+        return [*found, Damage(folder / manifest.FOLDER, str(error), _RESTORE)]
+    found += _collection_file(folder, state)
+    damaged = [damage for file in state.files for damage in _file(folder, file, quick)]
+    found += damaged
+    if not damaged and not quick:
+        found += _contents(folder, state)
+    found += _index(folder, state, quick)
+    return found
+
+
+def _manifests(folder: Path) -> Iterator[Damage]:
+    newest = manifest.versions(folder)[-1]
+    for version in manifest.versions(folder):
+        for copy in manifest.COPIES:
+            path = manifest.path_of(folder, version, copy)
+            try:
+                manifest.read_copy(folder, version, copy)
+            except FileNotFoundError:
+                problem = "missing"
+            except (OSError, ValueError) as error:
+                problem = str(error)
+            else:
+                continue
+            remedy = _HEALS if version == newest else "of an older version: nothing needs it"
+            yield Damage(path, problem, remedy)
+
+
+def _collection_file(folder: Path, state: Manifest) -> Iterator[Damage]:
+    path = folder / manifest.COLLECTION_FILE
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        yield Damage(path, error.strerror or "it cannot be read", _HEALS)
+        return
+    if content != manifest.encode_collection(state.collection):
+        yield Damage(path, "it does not say what the manifest says", _HEALS)
+
+
+def _file(folder: Path, file: StoredFile, quick: bool) -> Iterator[Damage]:
+    path = folder / file.name
+    try:
+        size = path.stat().st_size
+        whole = size == file.size_bytes and (quick or durable.sha256_of(path) == file.sha256)
+    except OSError as error:
+        yield Damage(path, error.strerror or "it cannot be read", _RESTORE)
+        return
+    if size != file.size_bytes:
+        yield Damage(path, f"it has {size} bytes, not {file.size_bytes}", _RESTORE)
+    elif not whole:
+        yield Damage(path, "its SHA-256 is not that of its name", _RESTORE)
+
+
+def _contents(folder: Path, state: Manifest) -> Iterator[Damage]:
+    """Whether the tables agree with each other; every file is known to be whole."""
+    place = folder / "rows"
+    dim = int(state.collection["identity"]["dim"])
+    known = _hashes(folder, state)
+    ids = []
+    for file in state.of("rows"):
+        path = folder / file.name
+        num_rows = 0
+        for group in tables.groups(path):
+            num_rows += group.num_rows
+            ids.append(group["row_id"].to_numpy())
+            if not pc.all(pc.is_in(group["content_hash"], value_set=known)).as_py():
+                yield Damage(path, "it holds rows of no item", _RESTORE)
+        for matrix in tables.map_embeddings(path, dim):
+            lengths = np.linalg.norm(matrix.astype(np.float32), axis=1)
+            if not (np.abs(lengths - 1) < 0.01).all():
+                yield Damage(path, "it holds an embedding that is not of unit length", _RESTORE)
+        if num_rows != file.num_rows:
+            yield Damage(path, f"it holds {num_rows} rows, not {file.num_rows}", _RESTORE)
+    together = np.concatenate(ids) if ids else np.array([], np.int64)
+    if len(np.unique(together)) != len(together):
+        yield Damage(place, "a row id stands twice", _RESTORE)
+    if len(together) and together.max() >= state.next_row_id:
+        yield Damage(place, "a row id is higher than any that was given", _RESTORE)
+
+
+def _hashes(folder: Path, state: Manifest) -> pa.Array:
+    parts = [
+        chunk
+        for file in state.of("items")
+        for chunk in tables.read(folder / file.name, ["content_hash"])["content_hash"].chunks
+    ]
+    return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
+
+
+def _index(folder: Path, state: Manifest, quick: bool) -> Iterator[Damage]:
+    path = folder / index.FOLDER / index.CURRENT
+    try:
+        record = index.read_record(folder)
+    except (OSError, ValueError) as error:
+        yield Damage(path, str(error), _REBUILD)
+        return
+    if record is None:
+        return
+    path = index.path_of(folder, record)
+    try:
+        size = path.stat().st_size
+        whole = size == record.size_bytes and (quick or durable.sha256_of(path) == record.sha256)
+    except OSError as error:
+        yield Damage(path, error.strerror or "it cannot be read", _REBUILD)
+        return
+    if not whole:
+        yield Damage(path, "it does not hold what was written to it", _REBUILD)
+    if record.next_row_id > state.next_row_id:
+        yield Damage(path, "it knows rows that the collection does not", _REBUILD)

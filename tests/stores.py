@@ -1,0 +1,65 @@
+"""Small collections written straight through the writer, without media and without an encoder."""
+
+from pathlib import Path
+
+import numpy as np
+
+from perception_search.snapshot import PathRecord
+from perception_search.writer import Grid, NewRow, Writer, create_folder
+
+DIM = 16
+
+
+def description(dim=DIM):
+    return {
+        "format": "perception_search collection",
+        "schema_version": 1,
+        "collection_id": "0",
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "identity": {
+            "model": "none",
+            "dim": dim,
+            "vision_sha256": "",
+            "text_sha256": "",
+            "preprocessing": "",
+            "pooling": "",
+        },
+        "sampling": {"frames_per_second": 1.0, "num_uniform_frames": 8, "segment_seconds": 10.0},
+        "weights": None,
+    }
+
+
+def unit(number, dim=DIM):
+    """A unit vector (dim,) float32 that `number` alone decides."""
+    vector = np.random.default_rng(number).standard_normal(dim).astype(np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+def item(number, kind="image"):
+    return {
+        "content_hash": f"{number:064x}",
+        "kind": kind,
+        "size_bytes": 1000 + number,
+        "width": 100 + number,
+        "height": 50,
+        "outcome": "ingested",
+    }
+
+
+def row(number, embedding=None, scope="image", start=None, end=None):
+    return NewRow(scope, unit(number) if embedding is None else embedding, 2.0, 1, start, end)
+
+
+def make(folder, count, *, first=0, grid=False, dim=DIM):
+    """A collection in `folder` (made if absent) with `count` more images, in one commit."""
+    if not folder.exists():
+        create_folder(folder, description(dim))
+    with Writer(folder) as writer:
+        for number in range(first, first + count):
+            some = Grid(unit(number, dim)[None], np.ones(1), np.zeros(1)) if grid else None
+            writer.add_item(item(number), [row(number, unit(number, dim))], some)
+            path = Path(f"/photos/{number}.jpg")
+            writer.add_path(path, PathRecord(1, 2, 3, f"{number:064x}", "ingested"))
+        if count:
+            writer.commit({"device": "cpu"})
+    return folder
