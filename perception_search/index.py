@@ -237,7 +237,7 @@ class Index:
         self._path = path
         self.damaged = False
 
-    def check_in_background(self) -> None:
+    def check_in_background(self) -> threading.Thread:
         """Compare the whole file with its hash once, without waiting; sets `damaged`."""
 
         def check() -> None:
@@ -246,7 +246,9 @@ class Index:
             except OSError:
                 self.damaged = True
 
-        threading.Thread(target=check, daemon=True, name="index-check").start()
+        thread = threading.Thread(target=check, daemon=True, name="index-check")
+        thread.start()
+        return thread
 
     def search(
         self, query: NDArray[np.float32], k: int, allowed_row_ids: NDArray[np.int64] | None = None

@@ -1,0 +1,191 @@
+"""Search against the slow, obvious version: every row, one cosine, one sort."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stores import DIM, item, make, row, unit
+
+from perception_search import index, search
+from perception_search.errors import CollectionDamaged, QueryError
+from perception_search.search import Target
+from perception_search.snapshot import PathRecord, Snapshot
+from perception_search.writer import Writer
+
+NUM = 300
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """300 images, then 20 videos of 5 segments with a whole-video row each."""
+    folder = make(tmp_path_factory.mktemp("search") / "c.ps", NUM)
+    with Writer(folder) as writer:
+        for number in range(NUM, NUM + 20):
+            rows = [
+                row(number * 10 + s, scope="segment", start=10.0 * s, end=10.0 * s + 10)
+                for s in range(5)
+            ]
+            rows.append(row(number * 10 + 9, scope="video", start=0.0, end=50.0))
+            writer.add_item(item(number, "video"), rows)
+            writer.add_path(
+                Path(f"/videos/{number}.mp4"), PathRecord(1, 2, 3, f"{number:064x}", "ingested")
+            )
+        writer.commit()
+    return folder
+
+
+@pytest.fixture
+def snapshot(folder):
+    return Snapshot.open(folder)
+
+
+def brute_force(snapshot, query, k, scopes=(0, 1), keep=lambda _number: True):
+    """(content hash, best score) of the best k items, by scoring everything."""
+    best = {}
+    rows = snapshot.rows
+    for position in range(len(rows)):
+        content_hash = rows.content_hash[position].as_py()
+        if rows.scope[position] not in scopes or not keep(int(content_hash, 16)):
+            continue
+        score = float(rows.embeddings(np.array([position]))[0] @ query)
+        best[content_hash] = max(score, best.get(content_hash, -2))
+    return sorted(best.items(), key=lambda pair: -pair[1])[:k]
+
+
+def check(hits, expected):
+    assert [int(hit.path.stem) for hit in hits] == [int(h, 16) for h, _ in expected]
+    assert [hit.score for hit in hits] == pytest.approx([s for _, s in expected], abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 10, 319, 1000])
+def test_search_equals_brute_force(snapshot, k):
+    for number in range(5):
+        query = unit(5000 + number)
+        expected = brute_force(snapshot, query, k)
+        check(search.search(snapshot, Target(query), k=k), expected)
+        assert len(expected) == min(k, NUM + 20)
+
+
+def test_whole_ranks_videos_by_their_whole_row(snapshot):
+    query = unit(77)
+    hits = search.search(snapshot, Target(query), k=30, whole=True)
+    check(hits, brute_force(snapshot, query, 30, scopes=(0, 2)))
+
+
+def test_a_video_comes_once_with_its_best_segment(snapshot):
+    query = unit((NUM + 4) * 10 + 3)
+    first = search.search(snapshot, Target(query), k=320)[0]
+    assert first.path == Path(f"/videos/{NUM + 4}.mp4")
+    assert (first.kind, first.start_seconds, first.end_seconds) == ("video", 30.0, 40.0)
+    assert first.score == pytest.approx(1, abs=1e-3)
+
+
+def test_a_condition_keeps_k_full(snapshot):
+    query = unit(1)
+    hits = search.search(snapshot, Target(query), k=10, condition="kind = 'video'")
+    check(hits, brute_force(snapshot, query, 10, keep=lambda n: n >= NUM))
+    hits = search.search(snapshot, Target(query), k=10, condition="width >= 390 AND width < 395")
+    check(hits, brute_force(snapshot, query, 10, keep=lambda n: 290 <= n < 295))
+    assert search.search(snapshot, Target(query), k=3, condition="false") == []
+
+
+def test_min_score_and_exclude_leave_out(snapshot):
+    query = unit(7)
+    hits = search.search(snapshot, Target(query), k=100, min_score=0.3)
+    assert all(hit.score >= 0.3 for hit in hits)
+    assert len(hits) == sum(s >= 0.3 for _, s in brute_force(snapshot, query, 1000))
+    hits = search.search(snapshot, Target(query), k=5, exclude=f"{7:064x}")
+    check(hits, brute_force(snapshot, query, 5, keep=lambda n: n != 7))
+
+
+def test_minus_is_a_penalty_and_never_a_reward(snapshot):
+    query, unwanted = unit(7), unit(8)
+    plain = {h.row_id: h.score for h in search.search(snapshot, Target(query), k=400)}
+    target = Target(query, [(2.0, unwanted)])
+    lowered = {h.row_id: h.score for h in search.search(snapshot, target, k=400)}
+    rows = snapshot.rows
+    searchable = np.flatnonzero(rows.scope != 2)
+    cosines = rows.embeddings(searchable) @ unwanted
+    usual = np.median(cosines)
+    checked = 0
+    for position, cosine in zip(searchable.tolist(), cosines.tolist(), strict=True):
+        row_id = int(rows.row_id[position])
+        if row_id in plain and row_id in lowered:
+            expected = plain[row_id] - 2 * max(0.0, cosine - usual)
+            assert lowered[row_id] == pytest.approx(expected, abs=1e-5)
+            checked += 1
+    assert checked > NUM
+    assert all(lowered[i] <= plain[i] + 1e-6 for i in lowered if i in plain)
+
+
+def test_removed_rows_are_never_found(tmp_path):
+    folder = make(tmp_path / "c.ps", 20)
+    with Writer(folder) as writer:
+        writer.add_path(Path("/photos/7.jpg"), PathRecord(1, 2, 3, f"{7:064x}", "removed"))
+        writer.commit()
+    hits = search.search(Snapshot.open(folder), Target(unit(7)), k=50)
+    assert len(hits) == 19
+    assert all(hit.path.stem != "7" for hit in hits)
+
+
+def test_misuse_is_told(snapshot):
+    with pytest.raises(ValueError, match="k is 0"):
+        search.search(snapshot, Target(unit(0)), k=0)
+    with pytest.raises(QueryError, match="where"):
+        search.search(snapshot, Target(unit(0)), k=1, condition="1=1; select 1")
+
+
+def test_an_embedding_that_changed_on_disk_is_not_ranked_in_silence(tmp_path):
+    folder = make(tmp_path / "c.ps", 5)
+    snapshot = Snapshot.open(folder)
+    [file] = snapshot.manifest.of("rows")
+    snapshot.rows  # noqa: B018  opened and verified
+    path = folder / file.name
+    content = bytearray(path.read_bytes())
+    start = content.rindex(unit(4).astype(np.float16).tobytes())
+    content[start : start + 2 * DIM] = np.full(DIM, 3, np.float16).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(CollectionDamaged):
+        search.search(Snapshot.open(folder), Target(unit(4)), k=5)
+
+
+# With an index
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory):
+    """400 images of which 300 are in an HNSW index, one of those removed."""
+    folder = make(tmp_path_factory.mktemp("index") / "c.ps", 300)
+    snapshot = Snapshot.open(folder)
+    index.build(
+        folder,
+        snapshot.rows,
+        np.arange(300),
+        index.recipe("hnsw"),
+        next_row_id=snapshot.manifest.next_row_id,
+        version=snapshot.version,
+    )
+    make(folder, 100, first=300)
+    with Writer(folder) as writer:
+        writer.add_path(Path("/photos/7.jpg"), PathRecord(1, 2, 3, f"{7:064x}", "removed"))
+        writer.commit()
+    return folder
+
+
+def test_an_index_and_the_rows_since_are_searched_together(indexed, monkeypatch):
+    monkeypatch.setattr(search, "SCAN_IF_FEWER_ROWS", 0)
+    snapshot = Snapshot.open(indexed)
+    opened = index.open_index(indexed, snapshot.rows)
+    looked = []
+    real = opened.search
+    monkeypatch.setattr(opened, "search", lambda *a: looked.append(a[1]) or real(*a))
+    for number in (3, 7, 250, 299, 300, 399, 1234, 4321):
+        for target in (Target(unit(number)), Target(unit(number), [(1.0, unit(number + 1))])):
+            exact = search.search(snapshot, target, k=5)
+            fast = search.search(snapshot, target, k=5, index=opened)
+            assert [h.row_id for h in fast] == [h.row_id for h in exact]
+            assert [h.score for h in fast] == pytest.approx([h.score for h in exact], abs=1e-6)
+    assert looked, "the index was used"
+    exact = search.search(snapshot, Target(unit(1)), k=5, condition="width % 2 = 0")
+    fast = search.search(snapshot, Target(unit(1)), k=5, condition="width % 2 = 0", index=opened)
+    assert [h.row_id for h in fast] == [h.row_id for h in exact]
