@@ -72,8 +72,11 @@ class Frames:
 
     Attributes:
         pixels: uint8 (T, 3, H, W) RGB at the encoder's size.
-        pts_seconds: float64 (T,), from the start of the video; 0 for an image.
-        on_grid: bool (T,), the frame stands for one point of the time grid.
+        pts_seconds: float64 (T,), from the start of the video; 0 for an image. Where on_grid: the
+            point of the time grid, at which the frame is on screen; else when it appears.
+        on_grid: bool (T,), the frame stands for one point of the time grid. The j-th such frame
+            of a file is the point j / frames_per_second; a frame that is on screen at several
+            points comes once for each.
         num_uniform: int64 (T,), how many of the whole-video protocol's frames it is.
     """
 

@@ -1,0 +1,66 @@
+"""What a decode worker may take from the machine; all that differs between platforms is here.
+
+Linux: memory by RLIMIT_DATA, and the worker dies with the thread that started it. macOS knows
+neither, so there the parent looks at the worker's memory now and then, and the worker ends when
+its input does. Windows: as macOS, without the limits.
+"""
+
+import contextlib
+import ctypes
+import signal
+import subprocess
+import sys
+
+KERNEL_LIMITS_MEMORY = sys.platform == "linux"
+"""Whether `limit_this_process` bounds memory; else the parent has to watch `resident_bytes`."""
+
+_PR_SET_PDEATHSIG = 1
+_F_SETPIPE_SZ = 1031
+
+
+def limit_this_process(memory_limit_bytes: int) -> None:
+    """Binds the calling process: memory, no core dumps, no file written, Ctrl-C left to the parent.
+
+    Args:
+        memory_limit_bytes: of private memory; what is beyond raises MemoryError.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "win32":
+        return
+    import resource
+
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_FSIZE, 0)
+    _lower(resource.RLIMIT_DATA, memory_limit_bytes)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _lower(what: int, limit: int) -> None:
+    import resource
+
+    _, hard = resource.getrlimit(what)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    with contextlib.suppress(OSError, ValueError):  # a limit that this system does not know
+        resource.setrlimit(what, (limit, limit))
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Memory that a process holds, as `ps` tells it; None where it cannot be had."""
+    try:
+        answer = subprocess.run(
+            ["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, timeout=5, check=True
+        )
+        return int(answer.stdout) * 1024
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def widen_pipe(fd: int, num_bytes: int) -> None:
+    """Lets a pipe hold this much, so that its writer need not wait for its reader. Linux only."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # the user's share of pipe memory is used up
+            fcntl.fcntl(fd, _F_SETPIPE_SZ, num_bytes)
