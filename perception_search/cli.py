@@ -1,12 +1,10 @@
 """The command line: parse, call one public method, print. Results on stdout, the rest on stderr."""
 
-import contextlib
-import json
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +12,20 @@ import typer
 
 from perception_search.errors import PerceptionSearchError, QueryError
 from perception_search.media import DEFAULT_EXCLUDE, display
+from perception_search.show import (
+    print_hits,
+    print_json,
+    print_line,
+    print_survey,
+    progress,
+    readable_bytes,
+    say,
+    show_warning,
+    write_page,
+)
 
 if TYPE_CHECKING:
     from perception_search.collection import Collection
-    from perception_search.hits import Hit
     from perception_search.survey import FileReport
 
 app = typer.Typer(
@@ -55,17 +63,17 @@ _WEIGHT = re.compile(r"(\d+(?:\.\d*)?|\.\d+):(.*)", re.DOTALL)
 
 def main() -> None:
     """Run the command line; exit 0 when done, 1 with one sentence on our errors, 2 on misuse."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:
-        _say("Stopped.")
+        say("Stopped.")
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as head, has had enough
-        sys.stdout = None  # type: ignore[assignment]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to flush
         sys.exit(0)
     except (PerceptionSearchError, ValueError, OSError) as error:
-        _say(_sentence(error))
+        say(_sentence(error))
         sys.exit(1)
 
 
@@ -77,30 +85,12 @@ def _sentence(error: BaseException) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _say(f"Note: {message}")
-
-
-def _print(line: str) -> None:
-    """One line on stdout; what no terminal can show is escaped."""
-    sys.stdout.write(line.encode(errors="backslashreplace").decode() + "\n")
-
-
-def _print_json(value: object) -> None:
-    # ASCII: a file name that is no text keeps its surrogates and can be read back exactly
-    sys.stdout.write(json.dumps(value, default=str) + "\n")
-
-
 def _open(path: Path, **how: Any) -> "Collection":
     from perception_search.collection import Collection
 
     collection = Collection.open(path, **how)
     if collection.notice:
-        _say(collection.notice)
+        say(collection.notice)
     return collection
 
 
@@ -141,14 +131,14 @@ def create(
     )
     _created(collection)
     if as_json:
-        _print_json(collection.info())
+        print_json(collection.info())
 
 
 def _created(collection: "Collection") -> None:
     identity = collection.identity
-    _say(f"Created {display(collection.path)} with {identity.model} (dim {identity.dim}).")
+    say(f"Created {display(collection.path)} with {identity.model} (dim {identity.dim}).")
     if collection.notice:
-        _say(collection.notice)
+        say(collection.notice)
 
 
 @app.command()
@@ -205,33 +195,37 @@ def ingest(
     """
     from perception_search.collection import Collection
 
-    how = {"weights": weights, "device": device, "dtype": dtype}
     excluded = (*DEFAULT_EXCLUDE, *exclude)
     own = _read_metadata(metadata)
     missing = [source for source in sources if not source.expanduser().exists()]
     if missing:
         raise FileNotFoundError(f"{display(missing[0])} does not exist; nothing was changed.")
     if not path.exists() and not dry_run:
-        collection = Collection.create(path, **how)
+        collection = Collection.create(path, weights=weights, device=device, dtype=dtype)
         _created(collection)
     elif not path.exists():
         raise PerceptionSearchError(f"{path} does not exist yet, so everything would be new.")
     else:
-        collection = _open(path, **how)
+        collection = _open(path, weights=weights, device=device, dtype=dtype)
     if dry_run:
-        _print_survey(
-            collection, sources, excluded, checksum, retry_failed, allow_removals, as_json
+        plan = collection.survey(
+            list(sources),
+            exclude=excluded,
+            checksum=checksum,
+            retry_failed=retry_failed,
+            allow_removals=allow_removals,
         )
+        print_survey(plan, as_json=as_json)
         return
 
     def committed(files: "Sequence[FileReport]") -> None:
         for file in files:
-            _print_json(
+            print_json(
                 {"path": str(file.path), "outcome": file.outcome, "reason": file.reason or None}
             )
         sys.stdout.flush()
 
-    with _progress() as show:
+    with progress() as show:
         try:
             report = collection.ingest(
                 list(sources),
@@ -250,20 +244,20 @@ def ingest(
                 video_backend=video_backend,
             )
         except KeyboardInterrupt:
-            _say("Stopped. What was finished is stored; run the same command to go on.")
+            say("Stopped. What was finished is stored; run the same command to go on.")
             raise typer.Exit(130) from None
     for failure in report.failed:
-        _say(f"{failure.outcome}: {display(failure.path)}: {failure.reason}")
+        say(f"{failure.outcome}: {display(failure.path)}: {failure.reason}")
     if report.kept:
-        _say(
+        say(
             f"{report.kept} files are gone from these folders, more than half: nothing was hidden, "
             f"in case a disk is not mounted. Hide them with --allow-removals."
         )
     counts = report.counts()
     if as_json:
-        _print_json(counts)
+        print_json(counts)
     else:
-        _print(
+        print_line(
             ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no files"
         )
 
@@ -278,94 +272,6 @@ def _read_metadata(path: Path | None) -> Any:
     if path.suffix.lower() in (".csv", ".tsv"):
         return pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",")
     raise ValueError(f"{display(path)} is no metadata file; give a .csv, .tsv or .parquet")
-
-
-def _print_survey(
-    collection: "Collection",
-    sources: Sequence[Path],
-    exclude: Sequence[str],
-    checksum: bool,
-    retry_failed: bool,
-    allow_removals: bool,
-    as_json: bool,
-) -> None:
-    plan = collection.survey(
-        list(sources),
-        exclude=exclude,
-        checksum=checksum,
-        retry_failed=retry_failed,
-        allow_removals=allow_removals,
-    )
-    lines = [(path, "would_read", None) for path in plan.to_read]
-    lines += [(path, "would_hide", None) for path in plan.gone]
-    lines += [
-        (file.path, file.outcome, file.reason)
-        for file in plan.settled
-        if file.outcome != "unchanged" or as_json
-    ]
-    for path, outcome, reason in lines:
-        if as_json:
-            _print_json({"path": str(path), "outcome": outcome, "reason": reason})
-        else:
-            _print(f"{outcome}  {display(path)}")
-    unchanged = sum(file.outcome == "unchanged" for file in plan.settled)
-    _say(f"{len(plan.to_read)} to read, {len(plan.gone)} to hide, {unchanged} unchanged.")
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Any]:
-    """A callback (done, all) that shows files, rate and remaining time on stderr."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _plain_progress()
-        return
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("files, {task.fields[rate]} files/s,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("ingest", total=None, rate="–")
-
-        def show(done: int, total: int) -> None:
-            speed = progress.tasks[0].speed
-            rate = "–" if speed is None else f"{speed:.1f}"
-            progress.update(task, completed=done, total=total, rate=rate)
-
-        yield show
-
-
-def _plain_progress() -> Any:
-    """The same for a log: a line every ten seconds."""
-    import time
-
-    started = last = time.monotonic()
-    first_done: int | None = None
-
-    def show(done: int, total: int) -> None:
-        nonlocal last, first_done
-        now = time.monotonic()
-        if first_done is None:
-            first_done = done
-        if now - last < 10:
-            return
-        last = now
-        rate = (done - first_done) / (now - started)
-        left = f", {(total - done) / rate:.0f} s left" if rate else ""
-        _say(f"{done} of {total} files, {rate:.1f} files/s{left}")
-
-    return show
 
 
 @app.command()
@@ -426,16 +332,16 @@ def search(
         for line in sys.stdin:
             if line.strip():
                 hits = collection.search(line.strip(), **how)
-                _print_hits(hits, as_json, files_only, line.strip())
+                print_hits(hits, as_json=as_json, files_only=files_only, query=line.strip())
                 results.append((line.strip(), hits))
     else:
         hits = collection.search(query, **how)
-        _print_hits(hits, as_json, files_only)
+        print_hits(hits, as_json=as_json, files_only=files_only)
         shown = [*([query] if query else []), *text, *image, *video]
         shown += [f"minus {part}" for part in minus]
         results.append((" + ".join(shown), hits))
     if page is not None:
-        _write_page(page, collection, results)
+        write_page(page, collection, results)
 
 
 @app.command()
@@ -454,49 +360,7 @@ def similar(
     perception-search similar photos.ps ~/Pictures/beach.jpg -k 5
     """
     hits = _open(path).similar(item, k=k, where=where, min_score=min_score)
-    _print_hits(hits, as_json, files_only)
-
-
-def _print_hits(
-    hits: "Sequence[Hit]", as_json: bool, files_only: bool, query: str | None = None
-) -> None:
-    from perception_search.page import clock
-
-    if query is not None and not as_json and not files_only:
-        _print(f"# {display(query)}")
-    if not hits and not as_json:
-        _say("Nothing found.")
-    for rank, hit in enumerate(hits, start=1):
-        if as_json:
-            extra = {} if query is None else {"query": query, "rank": rank}
-            _print_json(extra | hit.as_dict())
-        elif files_only:
-            sys.stdout.flush()  # the exact bytes of the name, whatever they are
-            sys.stdout.buffer.write(os.fsencode(hit.path) + b"\n")
-        else:
-            moment = ""
-            if hit.start_seconds is not None and hit.end_seconds is not None:
-                moment = f"  {clock(hit.start_seconds)} – {clock(hit.end_seconds)}"
-            _print(f"{hit.score:.3f}  {display(hit.path)}{moment}")
-    sys.stdout.flush()
-
-
-def _write_page(
-    path: Path, collection: "Collection", results: "Sequence[tuple[str, Sequence[Hit]]]"
-) -> None:
-    from perception_search.decode import Thumbnailer
-    from perception_search.page import render
-
-    with Thumbnailer() as thumbnails:
-        text = render(
-            results,
-            title=f"{collection.path.name}: {len(results)} queries",
-            model=collection.identity.model,
-            notice=collection.notice,
-            thumbnail=thumbnails.thumbnail,
-        )
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    _say(f"Wrote {display(path)}.")
+    print_hits(hits, as_json=as_json, files_only=files_only)
 
 
 @app.command()
@@ -521,13 +385,13 @@ def classify(
     encoder: Any = load_encoder(name, weights=weights, device=device, dtype=dtype)
     notice = notice_for(encoder.identity.model)
     if notice:
-        _say(notice)
+        say(notice)
     probabilities = encoder.classify(image, labels)
     if as_json:
-        _print_json(probabilities)
+        print_json(probabilities)
     else:
         for label, probability in sorted(probabilities.items(), key=lambda pair: -pair[1]):
-            _print(f"{probability:.3f}  {display(label)}")
+            print_line(f"{probability:.3f}  {display(label)}")
 
 
 @app.command()
@@ -545,7 +409,7 @@ def index(
     """
     record = _open(path).index(recipe)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "recipe": record.recipe.name,
                 "factory": record.recipe.factory,
@@ -554,8 +418,10 @@ def index(
             }
         )
     else:
-        size = _bytes(record.size_bytes)
-        _print(f"{record.recipe.name} ({record.recipe.factory}): {record.num_rows} rows, {size}")
+        size = readable_bytes(record.size_bytes)
+        print_line(
+            f"{record.recipe.name} ({record.recipe.factory}): {record.num_rows} rows, {size}"
+        )
 
 
 @app.command()
@@ -569,45 +435,39 @@ def info(path: Folder, as_json: AsJson = False) -> None:
 
     described = Collection.open(path).info()
     if as_json:
-        _print_json(described)
+        print_json(described)
         return
     if described["notice"]:
-        _print(described["notice"])
-    _print(f"model       {described['model']}, dim {described['dim']}")
+        print_line(described["notice"])
+    print_line(f"model       {described['model']}, dim {described['dim']}")
     minutes = described["video_seconds"] / 60
-    _print(
+    print_line(
         f"holds       {described['images']} images, {described['videos']} videos "
         f"({minutes:.1f} minutes), {described['rows']} rows"
     )
     sampling = described["sampling"]
-    _print(
+    print_line(
         f"videos      {sampling['frames_per_second']:g} frames a second, "
         f"segments of {sampling['segment_seconds']:g} s"
     )
-    _print(f"failures    {described['failures']}")
-    _print(f"on disk     {_bytes(described['size_bytes'])} in {described['files']} files")
-    _print(f"version     {described['version']}, created {described['created_at']}")
+    print_line(f"failures    {described['failures']}")
+    print_line(
+        f"on disk     {readable_bytes(described['size_bytes'])} in {described['files']} files"
+    )
+    print_line(f"version     {described['version']}, created {described['created_at']}")
     found = described["index"]
     if found is None:
-        _print("index       none: every search is exact")
+        print_line("index       none: every search is exact")
     else:
-        _print(
+        print_line(
             f"index       {found['recipe']} ({found['factory']}), {found['rows']} rows, "
-            f"{_bytes(found['size_bytes'])}"
+            f"{readable_bytes(found['size_bytes'])}"
         )
     for root in described["roots"]:
-        _print(f"folder      {display(root)}")
+        print_line(f"folder      {display(root)}")
     for origin in described["provenance"]:
         made = ", ".join(f"{name} {value}" for name, value in sorted(origin.items()))
-        _print(f"made with   {made}")
-
-
-def _bytes(count: int) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000  # type: ignore[assignment]
-    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        print_line(f"made with   {made}")
 
 
 @app.command()
@@ -622,13 +482,13 @@ def failures(path: Folder, as_json: AsJson = False) -> None:
     found = Collection.open(path).failures()
     for failure in found:
         if as_json:
-            _print_json(
+            print_json(
                 {"path": str(failure.path), "outcome": failure.outcome, "reason": failure.reason}
             )
         else:
-            _print(f"{failure.outcome}  {display(failure.path)}  {failure.reason}")
+            print_line(f"{failure.outcome}  {display(failure.path)}  {failure.reason}")
     if not found and not as_json:
-        _say("None.")
+        say("None.")
 
 
 @app.command()
@@ -648,9 +508,9 @@ def remove(
     hidden = _open(path).remove(paths or (), where=where)
     if as_json:
         for file in hidden:
-            _print_json({"path": str(file), "outcome": "removed"})
+            print_json({"path": str(file), "outcome": "removed"})
     else:
-        _print(f"{len(hidden)} removed")
+        print_line(f"{len(hidden)} removed")
 
 
 @app.command()
@@ -669,15 +529,15 @@ def verify(
     damaged = check(path.expanduser(), quick=quick)
     for damage in damaged:
         if as_json:
-            _print_json(
+            print_json(
                 {"path": str(damage.path), "problem": damage.problem, "remedy": damage.remedy}
             )
         else:
-            _print(f"{display(damage.path)}: {damage.problem} ({damage.remedy})")
+            print_line(f"{display(damage.path)}: {damage.problem} ({damage.remedy})")
     if damaged:
-        _say(f"{len(damaged)} damaged.")
+        say(f"{len(damaged)} damaged.")
         raise typer.Exit(1)
-    _say("Sizes agree." if quick else "Every byte is as it was written.")
+    say("Sizes agree." if quick else "Every byte is as it was written.")
 
 
 @app.command()
@@ -691,9 +551,9 @@ def models(as_json: AsJson = False) -> None:
 
     for model in PerceptionEncoder.available():
         if as_json:
-            _print_json(model.as_dict())
+            print_json(model.as_dict())
         else:
-            _print(str(model))
+            print_line(str(model))
 
 
 @app.command()
@@ -711,4 +571,4 @@ def demo(
     """
     from perception_search.demo import run
 
-    run(media, model, out, say=_say)
+    run(media, model, out, say=say)

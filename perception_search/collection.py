@@ -9,13 +9,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from perception_search import index, ingest, manifest, media, verify
+from perception_search import index as indexing
+from perception_search import ingest as ingesting
+from perception_search import manifest, media
 from perception_search import search as searching
+from perception_search import verify as verifying
 from perception_search.encoder import Encoder, Identity, load_encoder
 from perception_search.encoder.auto import choose_model, notice_for
 from perception_search.errors import (
@@ -25,9 +27,10 @@ from perception_search.errors import (
     PerceptionSearchWarning,
     QueryError,
 )
-from perception_search.frames import Sampling, prepare_image
+from perception_search.frames import Sampling
 from perception_search.hits import Hits
 from perception_search.ingest import IngestReport
+from perception_search.query import QueryEncoder, mix
 from perception_search.snapshot import Snapshot
 from perception_search.survey import (
     COMMIT_ROWS,
@@ -42,9 +45,8 @@ from perception_search.writer import Writer, create_folder
 
 if TYPE_CHECKING:
     import pandas as pd
-    from PIL import Image
 
-    Picture: TypeAlias = "str | Path | Image.Image"
+    from perception_search.query import Picture
 
 SEGMENT_SECONDS = 10.0
 
@@ -74,7 +76,7 @@ class Collection:
         self._dtype = dtype
         self._checked: set[str] = set()
         self._snapshot = Snapshot.open(path, self._checked)
-        self._index: index.Index | None = None
+        self._index: indexing.Index | None = None
         self._index_stamp: tuple[int, int] | None = None
 
     # Making and opening
@@ -205,6 +207,8 @@ class Collection:
             self._encoder = load_encoder(
                 ours.model, weights=self._weights, device=self._device, dtype=self._dtype
             )
+        if tower == "text" and not ours.text_sha256:
+            raise QueryError(f"{self.path} was made with weights that have no text tower.")
         theirs = self._encoder.identity
         shared = ("model", "dim")
         compared = (
@@ -231,7 +235,7 @@ class Collection:
         for file in snapshot.manifest.of("rows"):
             origins += [dict(origin) for origin in file.provenance if origin not in origins]
         try:
-            record = index.read_record(self.path)
+            record = indexing.read_record(self.path)
         except ValueError:
             record = None
         return {
@@ -346,7 +350,7 @@ class Collection:
         )
         found = list(media.find(roots, exclude))
         with Writer(self.path) as writer:
-            return ingest.ingest(
+            return ingesting.ingest(
                 writer,
                 self.encoder_for("vision"),
                 found,
@@ -453,15 +457,10 @@ class Collection:
             MediaError: a query picture or video cannot be read.
             CollectionMismatch: the encoder is not the one the collection was made with.
         """
-        parts = [self._text_parts([*([query] if query is not None else []), *texts])]
-        parts.append(
-            [(weight, self._embed_picture(image)) for weight, image in map(_weigh, images)]
-        )
-        parts.append([(weight, self._embed_video(video)) for weight, video in map(_weigh, videos)])
-        weighted = [part for some in parts for part in some]
-        if not weighted:
-            raise QueryError("there is nothing to look for; give words, a picture or a video.")
-        target = searching.Target(_mixed(weighted), self._text_parts(minus))
+        encode = self._query_encoder()
+        words = [*([query] if query is not None else []), *texts]
+        parts = [*encode.texts(words), *encode.images(images), *encode.videos(videos)]
+        target = searching.Target(mix(parts), encode.texts(minus))
         return self._ranked(
             target, k=k, condition=where, min_score=min_score, whole=whole, exclude=None
         )
@@ -517,56 +516,14 @@ class Collection:
                 raise
             return searching.search(self.snapshot, target, index=self._opened_index(), **how)
 
-    def _text_parts(
-        self, texts: "Sequence[str | tuple[float, str]]"
-    ) -> list[tuple[float, NDArray[np.float32]]]:
-        weighted = [_weigh(text) for text in texts]
-        if not weighted:
-            return []
-        for _, text in weighted:
-            if not text.strip():
-                raise QueryError("a query is empty; write what a picture should show.")
+    def _query_encoder(self) -> QueryEncoder:
         identity = self.identity
-        if not identity.text_sha256:
-            raise QueryError(f"{self.path} was made with weights that have no text tower.")
         cache = TextCache(self.path / _CACHE, identity.text_sha256, identity.dim)
-        embeddings = cache.encode(
-            [text for _, text in weighted],
-            lambda new: self.encoder_for("text").encode_text(new),
-        )
-        return [
-            (weight, embedding) for (weight, _), embedding in zip(weighted, embeddings, strict=True)
-        ]
-
-    def _embed_picture(self, picture: "Picture") -> NDArray[np.float32]:
-        encoder = self.encoder_for("vision")
-        if isinstance(picture, str | Path):
-            return self._embed_file(picture)
-        pixels = prepare_image(picture, encoder.frame_spec)
-        return _mixed([(1.0, encoder.encode_frames(pixels[None])[0])])
-
-    def _embed_video(self, video: str | Path) -> NDArray[np.float32]:
-        return self._embed_file(video)
-
-    def _embed_file(self, path: str | Path) -> NDArray[np.float32]:
-        from perception_search.decode import decode_file
-
-        encoder = self.encoder_for("vision")
-        _, frames = decode_file(_absolute(path), encoder.frame_spec, self.sampling)
-        pixels = frames.pixels[frames.on_grid]
-        size = encoder.batch_size
-        embeddings = np.concatenate(
-            [
-                encoder.encode_frames(pixels[first : first + size])
-                for first in range(0, len(pixels), size)
-            ]
-        )
-        unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-        return _mixed([(1.0, frame) for frame in unit])
+        return QueryEncoder(cache, self.sampling, self.encoder_for)
 
     # Its index
 
-    def index(self, recipe: str = "hnsw") -> index.IndexRecord:
+    def index(self, recipe: str = "hnsw") -> indexing.IndexRecord:
         """Build an index of all rows and use it from now on; new rows need no rebuild.
 
         Args:
@@ -577,11 +534,11 @@ class Collection:
             MissingExtra: FAISS is not installed.
             CollectionLocked: another process is writing.
         """
-        chosen = index.recipe(recipe)
+        chosen = indexing.recipe(recipe)
         with Writer(self.path) as writer:
             snapshot = writer.snapshot
             searchable = (snapshot.item_of_row >= 0) & (snapshot.rows.scope != 2)
-            return index.build(
+            return indexing.build(
                 self.path,
                 snapshot.rows,
                 np.flatnonzero(searchable),
@@ -590,8 +547,8 @@ class Collection:
                 version=snapshot.version,
             )
 
-    def _opened_index(self) -> "index.Index | None":
-        path = self.path / index.FOLDER / index.CURRENT
+    def _opened_index(self) -> "indexing.Index | None":
+        path = self.path / indexing.FOLDER / indexing.CURRENT
         try:
             status = path.stat()
         except OSError:
@@ -601,7 +558,7 @@ class Collection:
         if stamp != self._index_stamp:
             self._index, self._index_stamp = None, stamp
             try:
-                self._index = index.open_index(self.path, self._snapshot.rows)
+                self._index = indexing.open_index(self.path, self._snapshot.rows)
             except QueryError as error:
                 warnings.warn(
                     f"{error}: searching without it, exactly. "
@@ -609,17 +566,15 @@ class Collection:
                     PerceptionSearchWarning,
                     stacklevel=4,
                 )
-            if self._index is not None:
-                self._index.check_in_background()
         return self._index
 
-    def verify(self, *, quick: bool = False) -> list[verify.Damage]:
+    def verify(self, *, quick: bool = False) -> list[verifying.Damage]:
         """Everything that is damaged; empty when all is well. Changes nothing.
 
         Args:
             quick: read no whole file.
         """
-        return verify.verify(self.path, quick=quick)
+        return verifying.verify(self.path, quick=quick)
 
 
 def _absolute(path: str | Path) -> Path:
@@ -628,20 +583,3 @@ def _absolute(path: str | Path) -> Path:
 
 def _as_list(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
     return [paths] if isinstance(paths, str | Path) else list(paths)
-
-
-def _weigh(part: Any) -> tuple[float, Any]:
-    weight, what = part if isinstance(part, tuple) else (1.0, part)
-    if not (np.isfinite(weight) and weight > 0):
-        raise QueryError(f"a weight of {weight:g}; it must be above 0 (use minus to take away)")
-    return float(weight), what
-
-
-def _mixed(parts: Sequence[tuple[float, NDArray[np.float32]]]) -> NDArray[np.float32]:
-    """The unit vector of the weighted sum of vectors (dim,)."""
-    total = np.sum([weight * vector.astype(np.float64) for weight, vector in parts], axis=0)
-    length = np.linalg.norm(total)
-    if not (np.isfinite(length) and length > 1e-9):
-        raise QueryError("the parts of the query cancel each other; give fewer, or other weights.")
-    mixed: NDArray[np.float32] = (total / length).astype(np.float32)
-    return mixed

@@ -24,6 +24,8 @@ from perception_search.snapshot import Rows
 FOLDER = "index"
 CURRENT = "current.json"
 NUM_KNOWN_ANSWERS = 4
+HASH_LIMIT_BYTES = 1 << 27
+"""Smaller index files are compared with their hash when opened (0.1 s); larger ones meanwhile."""
 _KNOWN_K = 10
 
 
@@ -272,7 +274,7 @@ class Index:
             selector = faiss.IDSelectorBitmap(bits)
             parameters.sel = selector
         _, found = self._index.search(query[None], k, params=parameters)
-        return found[0][found[0] >= 0].astype(np.int64)
+        return np.asarray(found[0][found[0] >= 0], np.int64)
 
     def _parameters(self, k: int) -> Any:
         faiss = _faiss()
@@ -303,12 +305,16 @@ def open_index(folder: Path, rows: Rows) -> Index | None:
     try:
         if path.stat().st_size != record.size_bytes:
             raise QueryError(f"{path} is not as long as it was written")
+        if record.size_bytes <= HASH_LIMIT_BYTES and durable.sha256_of(path) != record.sha256:
+            raise QueryError(f"{path} does not hold what was written to it")
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except (OSError, RuntimeError) as error:
         raise QueryError(f"{path} cannot be opened ({str(error).splitlines()[0]})") from error
     if (index.d, index.ntotal) != (record.dim, record.num_rows) or index.d != rows.dim:
         raise QueryError(f"{path} holds {index.ntotal} vectors of {index.d}, not what was written")
     opened = Index(record, index, path)
+    if record.size_bytes > HASH_LIMIT_BYTES:
+        opened.check_in_background()
     ids = np.array([int(row_id) for row_id in record.known_answers], np.int64)
     positions = rows.positions(ids)
     if (positions < 0).any():

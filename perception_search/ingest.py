@@ -47,6 +47,7 @@ class IngestReport:
         removed: files of these folders that are gone, and hidden from now on.
         failed: files that could not be taken in, with outcome and reason.
         kept: files that are gone but were not hidden, since too many vanished at once.
+        seconds: from the first file opened to the last commit; 0 where none was opened.
     """
 
     ingested: int = 0
@@ -56,6 +57,7 @@ class IngestReport:
     removed: int = 0
     failed: list[FileReport] = field(default_factory=list)
     kept: int = 0
+    seconds: float = 0.0
 
     def add(self, file: FileReport) -> None:
         """Count one more file."""
@@ -164,6 +166,7 @@ class _Ingest:
         if self.own_columns:
             for file in plan.settled:
                 self._update_own_columns(file)
+        started = time.monotonic()
         try:
             if plan.to_read:
                 self._read(plan.to_read)
@@ -172,6 +175,7 @@ class _Ingest:
             self._commit()
             raise
         self._commit()
+        self.report.seconds = time.monotonic() - started if plan.to_read else 0.0
         self.writer.compact()
         self.writer.collect_garbage()
         return self.report
@@ -229,7 +233,8 @@ class _Ingest:
             "longitude": item.longitude,
             "outcome": "ingested",
             "decoder": self.decoder,
-        } | self.own_columns.get(assembly.path, {})
+            **self.own_columns.get(assembly.path, {}),
+        }
         self.writer.add_item(record, rows, grid)
         self._settle(item.content_hash, "ingested", None)
         self._add_path(assembly.path, item.content_hash, "ingested", None)

@@ -102,8 +102,8 @@ def check_unit(embeddings: NDArray[np.float32]) -> None:
 
 
 def _codes(scope: pa.ChunkedArray) -> NDArray[np.int8]:
-    codes = pc.index_in(scope, value_set=pa.array(tables.SCOPES))
-    return codes.to_numpy().astype(np.int8)
+    codes = pc.index_in(scope, value_set=pa.array(tables.SCOPES)).to_numpy()
+    return np.asarray(codes, np.int8)
 
 
 class Snapshot:
@@ -246,7 +246,7 @@ class Snapshot:
     def item_of_row(self) -> NDArray[np.int64]:
         """For every row the position of its item in `live_items`; -1 where that is removed."""
         place = pc.index_in(self.rows.content_hash, value_set=self.live_items["content_hash"])
-        return pc.fill_null(place, -1).to_numpy().astype(np.int64)
+        return np.asarray(pc.fill_null(place, -1).to_numpy(), np.int64)
 
 
 def latest(table: pa.Table, key: str) -> pa.Table:

@@ -147,7 +147,7 @@ def map_embeddings(path: Path, dim: int) -> list[NDArray[np.float16]]:
 
     A file written otherwise than by `write` (compressed, or in several pages) is read instead.
     """
-    matrices = []
+    matrices: list[NDArray[np.float16]] = []
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         column = file.schema_arrow.get_field_index("embedding")
         single_page = (file.schema_arrow.metadata or {}).items() >= _SINGLE_PAGE.items()

@@ -51,9 +51,7 @@ def test_a_later_record_replaces_an_earlier_one(tmp_path):
     folder = make(tmp_path / "c.ps", 2)
     with Writer(folder) as writer:
         writer.add_item(item(0) | {"width": 5, "own": "column"})
-        writer.add_path(
-            Path("/photos/1.jpg"), PathRecord(None, None, None, f"{1:064x}", "removed")
-        )
+        writer.add_path(Path("/photos/1.jpg"), PathRecord(None, None, None, f"{1:064x}", "removed"))
         writer.commit()
         for _ in range(2):
             snapshot = Snapshot.open(folder)
@@ -154,6 +152,7 @@ def test_a_full_disk_leaves_the_version_before(tmp_path, monkeypatch):
     folder = make(tmp_path / "c.ps", 3)
     version = Snapshot.open(folder).version
     for operation in ("create", "sync", "rename", "sync_folder"):
+
         def full(what, path, operation=operation):
             if what == operation and path.parent.name != "manifests":
                 raise OSError(28, "No space left on device")
@@ -229,9 +228,7 @@ def test_a_stop_at_any_durable_operation_loses_nothing(tmp_path, monkeypatch):
                 writer.add_item(item(9), [row(9)])
                 writer.commit()
         rows = Snapshot.open(folder).rows
-        assert sorted(rows.content_hash.to_pylist()) == sorted(
-            [f"{n:064x}" for n in (0, 1, 9)]
-        )
+        assert sorted(rows.content_hash.to_pylist()) == sorted([f"{n:064x}" for n in (0, 1, 9)])
         assert len(set(rows.row_id.tolist())) == 3
         if not stopped:
             break

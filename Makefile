@@ -1,0 +1,59 @@
+# Wraps what a person could type; everything lives in .venv. Instant the second time.
+#
+#   make demo                  index sample media, ask ten queries, leave demo/index.html
+#   make demo MODEL=PE-Core-B16-224 MEDIA=~/Pictures
+#   make test                  every test
+#   make check                 style and types
+#   make scale                 50,000 small files and 500 small videos
+#   make faults                the long kill and bit-flip loops
+#   make bench                 the benchmarks
+#
+# TORCH_INDEX= names a package index for torch alone, where pip would take a CUDA build unasked.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL ?= starter
+MEDIA ?=
+FAISS := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := demo
+.PHONY: demo test check bench scale faults clean
+
+$(VENV)/torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --requirement constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	touch $@
+
+$(VENV)/demo: $(VENV)/torch pyproject.toml
+	$(PIP) --constraint constraints.txt --editable '.[$(FAISS),starter]'
+	touch $@
+
+$(VENV)/test: $(VENV)/demo
+	$(PIP) --constraint constraints.txt --editable '.[$(FAISS),starter,video,heif,dev]'
+	touch $@
+
+demo: $(VENV)/demo
+	$(BIN)/perception-search demo --model $(MODEL) $(if $(MEDIA),--media $(MEDIA))
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/test
+	$(BIN)/python benchmarks/bench_import.py
+	$(BIN)/python benchmarks/bench_ingest.py
+
+scale: $(VENV)/test
+	PERCEPTION_SEARCH_SCALE=full $(BIN)/python -m pytest tests/test_scale.py -s
+
+faults: $(VENV)/test
+	PERCEPTION_SEARCH_FAULTS=long $(BIN)/python -m pytest tests/test_faults.py -s
+
+clean:
+	rm -rf $(VENV) demo build dist

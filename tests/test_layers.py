@@ -1,0 +1,129 @@
+"""The reading order is the data order: a module imports only what stands above it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import perception_search
+
+PACKAGE = Path(perception_search.__file__).parent
+
+ORDER = [
+    "errors",
+    "durable",
+    "assets",
+    "media",
+    "frames",
+    "media_facts",
+    "decode_limits",
+    "video_sampling",
+    "decode_image",
+    "decode_video",
+    "decode_worker",
+    "decode",
+    "encoder.protocol",
+    "encoder.config",
+    "encoder.layers",
+    "encoder.towers",
+    "encoder.tokenizer",
+    "encoder.weights",
+    "encoder.perception",
+    "encoder.starter",
+    "encoder",
+    "encoder.auto",
+    "manifest",
+    "tables",
+    "where",
+    "snapshot",
+    "writer",
+    "segments",
+    "index",
+    "hits",
+    "survey",
+    "embed",
+    "ingest",
+    "text_cache",
+    "search",
+    "verify",
+    "collection",
+    "page",
+    "demo",
+    "cli",
+    "__main__",
+]
+
+
+def modules():
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        yield name.removesuffix(".__init__"), path
+
+
+def imported(path):
+    """Names of our modules that `path` imports anywhere, but under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        node
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.dump(branch.test)
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if node in skipped or not isinstance(node, ast.ImportFrom):
+            continue
+        module = node.module or ""
+        if module == "perception_search":
+            yield from (alias.name for alias in node.names if alias.name in ORDER)
+        elif module.startswith("perception_search."):
+            name = module.removeprefix("perception_search.")
+            inner = [f"{name}.{alias.name}" for alias in node.names]
+            yield from ([n for n in inner if n in ORDER] or [name])
+
+
+def test_every_module_has_its_place():
+    names = {name for name, _ in modules()} - {"__init__"}
+    assert names == set(ORDER)
+
+
+def test_a_module_imports_only_what_stands_above_it():
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in modules()
+        if name in ORDER
+        for other in imported(path)
+        if name != "encoder" and ORDER.index(other) >= ORDER.index(name)
+    ]
+    assert wrong == []
+
+
+def test_no_file_is_longer_than_six_hundred_lines():
+    long = {name: len(path.read_text().splitlines()) for name, path in modules()}
+    assert {name: lines for name, lines in long.items() if lines > 600} == {}
+
+
+def run(code):
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_the_package_pulls_in_nothing_heavy():
+    heavy = "torch faiss transformers gradio duckdb pandas pyarrow numpy PIL av"
+    code = (
+        f"import sys, perception_search; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    )
+    assert run(code).strip() == "[]"
+
+
+def test_ingest_store_and_search_need_no_torch():
+    code = (
+        "import sys, perception_search.ingest, perception_search.writer, perception_search.search, "
+        "perception_search.collection; print('torch' in sys.modules)"
+    )
+    assert run(code).strip() == "False"
+
+
+def test_all_is_sorted_and_true():
+    assert perception_search.__all__ == sorted(perception_search.__all__)
+    for name in perception_search.__all__:
+        assert getattr(perception_search, name) is not None
