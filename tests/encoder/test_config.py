@@ -83,9 +83,7 @@ def test_a_model_is_known_by_the_names_others_use(given, released):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(
-        ModelNotFound, match="no model 'PE-Core-B16'; known: PE-Core-T16-384, .*G14"
-    ):
+    with pytest.raises(ModelNotFound, match=r"no model 'PE-Core-B16'; known: PE-Core-T16.*G14"):
         resolve_name("PE-Core-B16")
 
 

@@ -1,0 +1,238 @@
+"""The blocks both towers are built of, with the tensor names of the release; knows no model.
+
+After the reference's `pe.py` and `rope.py` (facebookresearch/perception_models). Shapes: B batch,
+N tokens, D width, H heads, d = D / H.
+"""
+
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-5
+_ROPE_BASE = 10000.0
+_POOL_HEADS = 8
+
+
+def rope_angles(
+    grid_height: int,
+    grid_width: int,
+    head_dim: int,
+    *,
+    class_token: bool,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Rotation angles of every token and channel pair: float32 (N, head_dim / 2), in radians.
+
+    Each pair is the channels (2i, 2i + 1). The first half of the pairs turns with the column, the
+    second with the row. With a class token positions start at 1 and its own row, the first, is 0.
+    """
+    num_frequencies = head_dim // 4
+    exponents = torch.arange(num_frequencies, dtype=torch.float32, device=device)
+    frequencies = _ROPE_BASE ** (-exponents / num_frequencies)
+    rows = torch.arange(grid_height, dtype=torch.float32, device=device) + class_token
+    columns = torch.arange(grid_width, dtype=torch.float32, device=device) + class_token
+    x = torch.outer(columns, frequencies).expand(grid_height, -1, -1)  # (Gh, Gw, head_dim / 4)
+    y = torch.outer(rows, frequencies)[:, None].expand(-1, grid_width, -1)
+    angles = torch.cat([x, y], dim=-1).flatten(0, 1)  # (Gh * Gw, head_dim / 2)
+    return F.pad(angles, (0, 0, 1, 0)) if class_token else angles
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """`x` with each channel pair turned by its angle, computed in float32, in the dtype of `x`.
+
+    Args:
+        x: (..., d).
+        turns: complex64 (..., d / 2), unit length: a pair is one complex number, and one complex
+            product is many times faster on a CPU than shuffled sines and cosines.
+    """
+    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))  # (..., d / 2)
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (B, N, D) -> (B, N, D), rotated by position given `turns`."""
+
+    def __init__(self, width: int, num_heads: int, *, causal: bool = False) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.causal = causal
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        self.int8_in_proj: Int8Linear | None = None
+
+    def forward(self, x: Tensor, turns: Tensor | None = None) -> Tensor:
+        """Attended tokens; `turns` is complex64 (N, d / 2)."""
+        if self.int8_in_proj is None:
+            qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        else:
+            qkv = self.int8_in_proj(x)
+        qkv = qkv.view(*x.shape[:2], 3, self.num_heads, -1)  # (B, N, 3, H, d)
+        qk, v = qkv[:, :, :2], qkv[:, :, 2]
+        if turns is not None:
+            qk = rotate(qk, turns[:, None, None])
+        q, k, v = (part.transpose(1, 2) for part in (qk[:, :, 0], qk[:, :, 1], v))  # (B, H, N, d)
+        x = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        out: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))  # (B, N, D)
+        return out
+
+
+class MLP(nn.Module):
+    """Two linear layers with the exact GELU between, (..., D) -> (..., D)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transformed tokens."""
+        out: Tensor = self.c_proj(F.gelu(self.c_fc(x)))
+        return out
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scaled tokens."""
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block, (B, N, D) -> (B, N, D)."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        mlp_width: int,
+        *,
+        causal: bool = False,
+        layer_scale: bool = False,
+    ) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.attn = Attention(width, num_heads, causal=causal)
+        self.ls_1 = LayerScale(width) if layer_scale else nn.Identity()
+        self.ln_2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.mlp = MLP(width, mlp_width)
+        self.ls_2 = LayerScale(width) if layer_scale else nn.Identity()
+
+    def forward(self, x: Tensor, turns: Tensor | None = None) -> Tensor:
+        """Tokens after one block; `turns` is complex64 (N, d / 2)."""
+        x = x + self.ls_1(self.attn(self.ln_1(x), turns))
+        out: Tensor = x + self.ls_2(self.mlp(self.ln_2(x)))
+        return out
+
+
+class Blocks(nn.Module):
+    """The stack of blocks of a tower; the name of its list is the release's."""
+
+    def __init__(self, blocks: list[Block]) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor, turns: Tensor | None = None, *, num_blocks: int) -> Tensor:
+        """Tokens after the first `num_blocks` blocks."""
+        for block in self.resblocks[:num_blocks]:
+            x = block(x, turns)
+        return x
+
+
+class ProbeAttention(nn.Module):
+    """Multi-head attention of one learned query over the tokens, (1, 1, D), (B, N, D) -> (B, D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, probe: Tensor, x: Tensor) -> Tensor:
+        """What the probe sees."""
+        batch, num_tokens, width = x.shape
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        q = F.linear(probe, weight[:width], bias[:width])  # (1, 1, D)
+        q = q.view(1, _POOL_HEADS, 1, -1).expand(batch, -1, -1, -1)  # (B, H, 1, d)
+        kv = F.linear(x, weight[width:], bias[width:])  # (B, N, 2D)
+        kv = kv.view(batch, num_tokens, 2, _POOL_HEADS, -1)  # (B, N, 2, H, d)
+        k, v = kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)  # (B, H, N, d)
+        out: Tensor = self.out_proj(F.scaled_dot_product_attention(q, k, v).flatten(1))  # (B, D)
+        return out
+
+
+class AttentionPool(nn.Module):
+    """Tokens (B, N, D) -> one vector (B, D). No residual goes around the attention."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.probe = nn.Parameter(torch.empty(1, 1, width))
+        self.attn = ProbeAttention(width)
+        self.layernorm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.mlp = MLP(width, 4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The pooled vector."""
+        x = self.attn(self.probe, x)
+        out: Tensor = x + self.mlp(self.layernorm(x))
+        return out
+
+
+class Int8Linear(nn.Module):
+    """A linear layer on a CPU with int8 weights (one scale per output) and int8 inputs.
+
+    Inputs are quantised as they come, with one scale per call.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        scales = (weight.abs().amax(dim=1).double() / 127).clamp_min(1e-12)
+        zeros = torch.zeros(len(weight), dtype=torch.int64)
+        with warnings.catch_warnings():  # torch moves these to torchao, which is another package
+            warnings.simplefilter("ignore", UserWarning)
+            quantised = torch.quantize_per_channel(
+                weight.float(), scales, zeros, axis=0, dtype=torch.qint8
+            )
+        self.packed = torch.ops.quantized.linear_prepack(quantised, bias.float())
+        # Without these instructions sums of two 8-bit products overflow 16 bits: give up one bit.
+        self.reduce_range = not cpu_flags() & {"avx512_vnni", "avx_vnni"}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float32 (..., inputs) -> float32 (..., outputs)."""
+        out: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, self.reduce_range)
+        return out
+
+
+def to_int8(tower: nn.Module) -> None:
+    """Put int8 layers in the place of every linear layer of the tower's blocks, in place.
+
+    Pooling, norms, embeddings and projections stay float32: they are small and decide the most.
+    """
+    for block in [module for module in tower.modules() if isinstance(module, Block)]:
+        attn, mlp = block.attn, block.mlp
+        attn.int8_in_proj = Int8Linear(attn.in_proj_weight, attn.in_proj_bias)
+        del attn.in_proj_weight, attn.in_proj_bias
+        attn.out_proj = Int8Linear(attn.out_proj.weight, attn.out_proj.bias)  # type: ignore[assignment]
+        mlp.c_fc = Int8Linear(mlp.c_fc.weight, mlp.c_fc.bias)  # type: ignore[assignment]
+        mlp.c_proj = Int8Linear(mlp.c_proj.weight, mlp.c_proj.bias)  # type: ignore[assignment]
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of an x86 processor under Linux, as /proc/cpuinfo names them; else empty."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return frozenset()
