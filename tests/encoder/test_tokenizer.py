@@ -90,9 +90,7 @@ def test_a_text_of_just_the_length_that_is_read_gives_no_warning():
 
 def test_a_longer_text_is_cut_and_the_warning_says_by_how_much():
     texts = ["a cat", "cat " * 31, "cat " * 40]
-    with pytest.warns(
-        TruncatedTextWarning, match="2 of 3 texts are longer than the 30 .* 10 tokens"
-    ):
+    with pytest.warns(TruncatedTextWarning, match=r"2 of 3 texts are longer .* 10 tokens"):
         rows = tokenize(texts, 32)
     assert rows[1].tolist() == rows[2].tolist() == [START_OF_TEXT, *[2368] * 30, END_OF_TEXT]
 
@@ -102,9 +100,11 @@ def test_one_string_is_not_taken_for_a_list_of_letters():
         tokenize("a cat", 32)
 
 
-@given(st.lists(st.sampled_from(
-    ["a", "cat's", "DOG", "don't", "we're", "I'VE", "3.14", "42", "x_y", "foo-bar/baz", "#1!", "(red)", "été", "東京", "привет", "😀", "naïve", "½", "🇩🇪", "%&"]
-), max_size=12))  # fmt: skip
+WORDS = """a cat's DOG don't we're I'VE 3.14 42 x_y foo-bar/baz #1! (red) été 東京 привет 😀 naïve ½
+%& 🇩🇪 supercalifragilistic"""
+
+
+@given(st.lists(st.sampled_from(WORDS.split()), max_size=12))
 def test_ids_are_those_of_an_independent_tokenizer(words):
     text = " ".join(words)
     assert ids_of(text) == oracle().encode(clean(text))
