@@ -15,9 +15,7 @@ from PIL import Image
 from perception_search.frames import FrameSpec, prepare_image
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "golden_preproc.json").read_text())
-SYNTHETIC = re.compile(
-    r"synthetic_(?P<mode>\w+)_(?P<width>\d+)x(?P<height>\d+)_to_48(?P<crop>_cc)?"
-)
+SYNTHETIC = re.compile(r"synthetic_(?P<mode>\w+)_(?P<w>\d+)x(?P<h>\d+)_to_48(?P<crop>_cc)?")
 TRANSFORMS = GOLDEN["transform"]
 PICTURES = [name for name in TRANSFORMS if SYNTHETIC.fullmatch(name)]
 FILES = {name: case for name, case in TRANSFORMS.items() if name not in PICTURES}
@@ -57,7 +55,7 @@ def test_all_golden_cases_are_recognised():
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_drawn_picture_becomes_the_pixels_of_the_reference(name):
     match = SYNTHETIC.fullmatch(name)
-    picture = recipe.picture(match["mode"], int(match["width"]), int(match["height"]))
+    picture = recipe.picture(match["mode"], int(match["w"]), int(match["h"]))
     pixels = prepare_image(picture, as_the_reference(48, match["crop"]))
     check(pixels, TRANSFORMS[name])
 

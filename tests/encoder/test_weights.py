@@ -230,7 +230,7 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, released, changes, messag
 
 def test_another_model_of_the_family_is_refused(tmp_path, released):
     path = saved(released, tmp_path / "weights.safetensors")
-    with pytest.raises(WeightsMismatch, match="not the text tower of mini_nocls: .* has shape"):
+    with pytest.raises(WeightsMismatch, match=r"not the text tower of mini_nocls: .* has shape"):
         load_tower(path, MINI_NOCLS, "text", **CPU_FLOAT32)
 
 

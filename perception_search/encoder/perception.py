@@ -1,0 +1,336 @@
+"""PerceptionEncoder: pictures, frames and texts become vectors; knows no collection.
+
+Each tower is loaded when it is first needed, and torch with it.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_search.encoder.config import MODELS, ModelConfig, resolve_name
+from perception_search.encoder.protocol import Identity
+from perception_search.encoder.tokenizer import tokenize
+from perception_search.encoder.weights import find_weights, load_tower, tower_sha256
+from perception_search.errors import MediaError
+from perception_search.frames import FrameSpec, prepare_image
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from perception_search.encoder.towers import TextTower, VisionTower
+
+    Picture: TypeAlias = Image.Image | str | Path | NDArray[np.uint8]
+
+_DTYPES = ("auto", "float32", "bfloat16", "int8")
+_GPU_TOKENS_PER_BATCH = 65536
+
+
+class PerceptionEncoder:
+    """A released PE-Core model, on one device. An `Encoder`, and useful without a collection.
+
+    >>> encoder = PerceptionEncoder("PE-Core-B16-224")
+    >>> images, texts, logit_scale = encoder([picture], ["a dog", "a cat"])
+
+    Args:
+        model: a name as released, with or without `facebook/`, or as open_clip has it.
+        weights: a file, or a folder that holds `<name>.safetensors` or `<name>.pt`. Without it
+            the folder in PERCEPTION_SEARCH_WEIGHTS is looked into, then the hub.
+        device: `cpu`, `cuda`, `cuda:<n>`, `mps`, or `auto`: the first there is of the three.
+        dtype: of the computation. `auto` is bfloat16 where the device computes in it (a CPU needs
+            avx512_bf16 or amx_bf16), else float32. `int8` is for a CPU, and an approximation.
+        batch_size: frames per step; without it, what suits the device.
+
+    Raises:
+        ModelNotFound: for a name that is not known.
+        WeightsNotFound: `weights` is given and holds none.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int | None = None,
+    ) -> None:
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype={dtype!r}; one of {', '.join(_DTYPES)}")
+        if device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+            raise ValueError(f"device={device!r}; one of auto, cpu, cuda, cuda:<n>, mps")
+        if dtype == "int8" and device not in ("auto", "cpu"):
+            raise ValueError(f"dtype='int8' with device={device!r}; int8 is for device='cpu'")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; must be >= 1")
+        self.config = MODELS[resolve_name(model)]
+        self._weights = None if weights is None else find_weights(self.config.name, weights)
+        self._device = device
+        self._dtype = dtype
+        self._batch_size = batch_size
+        self._loading = threading.RLock()
+        self._vision: VisionTower | None = None
+        self._text: TextTower | None = None
+
+    @staticmethod
+    def available() -> tuple[ModelConfig, ...]:
+        """The models there are, smallest first."""
+        return tuple(MODELS.values())
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What the embeddings are. Reads both towers' bytes once, then remembers their hashes.
+
+        Raises:
+            WeightsNotFound: the weights are nowhere.
+            WeightsMismatch: the weights are not this model's.
+        """
+        path = self._weights_path
+        size = self.config.vision.image_size
+        return Identity(
+            model=self.config.name,
+            dim=self.config.dim,
+            vision_sha256=tower_sha256(path, self.config, "vision"),
+            text_sha256=tower_sha256(path, self.config, "text"),
+            preprocessing=f"squash to {size}x{size}, bilinear, then RGB in -1..1",
+            pooling="mean of the frames' unit embeddings",
+        )
+
+    @property
+    def frame_spec(self) -> FrameSpec:
+        """The pixels that `encode_frames` wants."""
+        size = self.config.vision.image_size
+        return FrameSpec(height=size, width=size)
+
+    @property
+    def batch_size(self) -> int:
+        """How many frames are computed at a time."""
+        if self._batch_size is not None:
+            return self._batch_size
+        if self.device.type == "cpu":
+            import torch
+
+            return max(4, torch.get_num_threads())  # more gains nothing and leaves the caches
+        fitting = _GPU_TOKENS_PER_BATCH // self.config.vision.num_tokens
+        return int(2 ** (fitting.bit_length() - 1))
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """Device, dtype and versions."""
+        import torch
+
+        device = str(self.device)
+        if self.device.type == "cuda":
+            device += f" ({torch.cuda.get_device_name(self.device)})"
+        return {"device": device, "dtype": self.dtype, "torch": str(torch.__version__)}
+
+    @cached_property
+    def device(self) -> "torch.device":
+        """Where the towers are."""
+        import torch
+
+        if self._device != "auto":
+            return torch.device(self._device)
+        if self._dtype == "int8":
+            return torch.device("cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+    @cached_property
+    def dtype(self) -> str:
+        """What is computed in: `float32`, `bfloat16` or `int8`."""
+        import torch
+
+        from perception_search.encoder.layers import cpu_flags
+
+        if self._dtype != "auto":
+            return self._dtype
+        if self.device.type == "cuda":
+            fast = torch.cuda.get_device_capability(self.device) >= (8, 0)
+        else:
+            fast = bool(cpu_flags() & {"avx512_bf16", "amx_bf16"}) and self.device.type == "cpu"
+        return "bfloat16" if fast else "float32"
+
+    @property
+    def vision(self) -> "VisionTower":
+        """The vision tower; its `features` gives tokens. Loaded at the first call."""
+        with self._loading:
+            if self._vision is None:
+                self._vision = load_tower(
+                    self._weights_path, self.config, "vision", device=self.device, dtype=self._float
+                )
+                self._finish(self._vision)
+            return self._vision
+
+    @property
+    def text(self) -> "TextTower":
+        """The text tower. Loaded at the first call."""
+        with self._loading:
+            if self._text is None:
+                self._text = load_tower(
+                    self._weights_path, self.config, "text", device=self.device, dtype=self._float
+                )
+                self._finish(self._text)
+            return self._text
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor before the softmax over cosines."""
+        return float(self.text.logit_scale.float().exp())
+
+    def encode_frames(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raw image embeddings (N, dim) of frames, in order. The text tower is not loaded.
+
+        Args:
+            pixels: uint8 (N, 3, H, W), RGB. H and W are those of `frame_spec`, or other multiples
+                of the patch size.
+        """
+        import torch
+
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(
+                f"pixels are {pixels.dtype} of shape {pixels.shape}; must be uint8 (N, 3, H, W)"
+            )
+        if not len(pixels):
+            return np.zeros((0, self.config.dim), np.float32)
+        tower = self.vision
+        minus_one = torch.full((1,), -1.0, dtype=self._float, device=self.device)
+        out = []
+        with torch.inference_mode():
+            for start in range(0, len(pixels), self.batch_size):
+                part = np.require(pixels[start : start + self.batch_size], requirements=["C", "W"])
+                batch = torch.from_numpy(part).to(self.device)
+                out.append(tower(torch.add(minus_one, batch, alpha=1 / 127.5)))  # 0..255 -> -1..1
+            return _numpy(torch.cat(out))
+
+    def encode_images(self, images: "Sequence[Picture]") -> NDArray[np.float32]:
+        """Unit embeddings (N, dim) of pictures, in order. The text tower is not loaded.
+
+        Args:
+            images: pictures, paths of pictures, or uint8 arrays (H, W, 3) in RGB, of any size.
+                They are turned upright as their EXIF says.
+
+        Raises:
+            MediaError: a file is not a picture that can be read.
+        """
+        if isinstance(images, str | Path):
+            raise TypeError(f"images is one path, {str(images)!r}; pass a list")
+        out = [np.zeros((0, self.config.dim), np.float32)]
+        for start in range(0, len(images), self.batch_size):
+            part = images[start : start + self.batch_size]
+            out.append(self.encode_frames(np.stack([self._prepared(image) for image in part])))
+        return unit(np.concatenate(out))
+
+    def encode_video(
+        self, frames: NDArray[np.uint8], *, normalize: bool = True
+    ) -> NDArray[np.float32]:
+        """The embedding (dim,) of a video: see `pool_frames`.
+
+        Args:
+            frames: uint8 (T, 3, H, W), RGB, T >= 1.
+            normalize: as the benchmark's retrieval does it; without, its classification.
+        """
+        if not len(frames):
+            raise ValueError("a video of 0 frames; at least 1 is needed")
+        return pool_frames(self.encode_frames(frames), normalize=normalize)
+
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit text embeddings (N, dim), in order. The vision tower is not loaded.
+
+        A text that is longer than the model reads gives a TruncatedTextWarning.
+        """
+        import torch
+
+        rows = tokenize(texts, self.config.text.context_length)
+        by_length = np.argsort(rows.argmax(axis=1), kind="stable")  # short with short: less padding
+        size = 64 if self.device.type == "cpu" else 1024
+        out = np.zeros((len(rows), self.config.dim), np.float32)
+        tower = self.text
+        with torch.inference_mode():
+            for start in range(0, len(rows), size):
+                part = by_length[start : start + size]
+                out[part] = _numpy(tower(torch.from_numpy(rows[part]).to(self.device)))
+        return unit(out)
+
+    def __call__(
+        self, images: "Sequence[Picture]", texts: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
+        """Unit image embeddings (N, dim), unit text embeddings (M, dim) and the logit scale."""
+        return self.encode_images(images), self.encode_text(texts), self.logit_scale
+
+    def classify(self, image: "Picture", labels: Sequence[str]) -> dict[str, float]:
+        """The probability of each label, in the order given; they sum to 1.
+
+        Args:
+            image: a picture, a path, or a uint8 array (H, W, 3).
+            labels: what it may show, each as one text: `a photo of a cat` does better than `cat`.
+        """
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError(f"labels={list(labels)}; at least one is needed, and none twice")
+        image_embedding, text_embeddings, logit_scale = self([image], labels)
+        logits = logit_scale * (text_embeddings @ image_embedding[0]).astype(np.float64)
+        weights = np.exp(logits - logits.max())
+        return dict(zip(labels, (weights / weights.sum()).tolist(), strict=True))
+
+    @cached_property
+    def _weights_path(self) -> Path:
+        return self._weights or find_weights(self.config.name)
+
+    @property
+    def _float(self) -> "torch.dtype":
+        import torch
+
+        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+
+    def _finish(self, tower: "VisionTower | TextTower") -> None:
+        if self.dtype == "int8":
+            from perception_search.encoder.layers import to_int8
+
+            to_int8(tower)
+
+    def _prepared(self, image: "Picture") -> NDArray[np.uint8]:
+        from PIL import Image
+
+        if isinstance(image, Image.Image):
+            return prepare_image(image, self.frame_spec)
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(
+                    f"an image is {image.dtype} of shape {image.shape}; must be uint8 (H, W, 3)"
+                )
+            return prepare_image(Image.fromarray(image), self.frame_spec)
+        try:
+            with Image.open(image) as opened:
+                return prepare_image(opened, self.frame_spec)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # picture files raise anything
+            raise MediaError("unreadable", f"{image} cannot be read: {error}") from error
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The vectors (..., dim) at length 1."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    out: NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return out
+
+
+def pool_frames(embeddings: NDArray[np.float32], *, normalize: bool) -> NDArray[np.float32]:
+    """One vector (..., dim) from raw frame embeddings (..., T, dim).
+
+    With `normalize` the mean of the frames at unit length: it is shorter than 1, and the
+    reference's retrieval benchmark keeps it so. Without, the mean of the raw frames.
+    """
+    out: NDArray[np.float32] = (unit(embeddings) if normalize else embeddings).mean(axis=-2)
+    return out
+
+
+def _numpy(tensor: "torch.Tensor") -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.cpu().numpy()
+    return array
