@@ -128,7 +128,7 @@ def _opened(data: bytes, format_name: str, max_pixels: int) -> Iterator[Image.Im
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise MediaError("too_large", f"it holds more than {max_pixels:,} pixels") from error
     except UnidentifiedImageError as error:
-        raise MediaError("unreadable", f"a damaged {format_name} file") from error
+        raise MediaError("unreadable", f"no picture can be read from it ({format_name})") from error
 
 
 def _register_heif() -> None:

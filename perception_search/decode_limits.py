@@ -1,8 +1,8 @@
 """What a decode worker may take from the machine; all that differs between platforms is here.
 
-Linux: memory by RLIMIT_DATA, and the worker dies with the thread that started it. macOS knows
-neither, so there the parent looks at the worker's memory now and then, and the worker ends when
-its input does. Windows: as macOS, without the limits.
+Linux: memory by RLIMIT_DATA, which counts what was reserved, and the worker dies with the thread
+that started it. macOS knows neither, so there the parent looks at the worker's memory now and
+then, and the worker ends when its input does. Windows: as macOS, without the limits.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import ctypes
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 KERNEL_LIMITS_MEMORY = sys.platform == "linux"
 """Whether `limit_this_process` bounds memory; else the parent has to watch `resident_bytes`."""
@@ -22,7 +23,7 @@ def limit_this_process(memory_limit_bytes: int) -> None:
     """Binds the calling process: memory, no core dumps, no file written, Ctrl-C left to the parent.
 
     Args:
-        memory_limit_bytes: of private memory; what is beyond raises MemoryError.
+        memory_limit_bytes: of private memory beyond what it holds now; more raises MemoryError.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "win32":
@@ -31,8 +32,10 @@ def limit_this_process(memory_limit_bytes: int) -> None:
 
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, 0)
-    _lower(resource.RLIMIT_DATA, memory_limit_bytes)
     if sys.platform == "linux":
+        data_pages = int(Path("/proc/self/statm").read_text().split()[5])
+        held_bytes = data_pages * resource.getpagesize()
+        _lower(resource.RLIMIT_DATA, held_bytes + memory_limit_bytes)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 

@@ -38,7 +38,7 @@ class WorkerOptions:
 
     Attributes:
         time_limit_seconds: without news from a file, after which its worker is killed.
-        memory_limit_bytes: of private memory of one worker.
+        memory_limit_bytes: that decoding may take in one worker, beyond its own 100 MB.
         max_pixels: of a picture or a video frame; what says it is larger is refused.
         video_backend: `pyav`, or `torchcodec` with system FFmpeg (an extra).
     """

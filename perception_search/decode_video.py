@@ -83,13 +83,13 @@ def decode_video(
         MediaError: `unreadable`, `unsupported`, `too_large`, or `skipped` if it is sound only.
         Exception: whatever FFmpeg raises at damaged bytes.
     """
-    with _Reader(file, format_name, max_pixels) as reader:
+    with VideoReader(file, format_name, max_pixels) as reader:
         for num_packets in reader.count_packets():
             num_expected = max(num_packets, 1)
             yield "progress"
     uniform = uniform_indices(num_expected, sampling.num_uniform_frames)
     tally = Tally()
-    with _Reader(file, format_name, max_pixels) as reader:
+    with VideoReader(file, format_name, max_pixels) as reader:
         wanted = sample(reader.shown(spec, num_threads), sampling, uniform, tally)
         yield from _steps(wanted)
         summary = reader.summary(tally)
@@ -98,7 +98,7 @@ def decode_video(
     if tally.num_frames != num_expected:
         yield "forget_uniform"
         uniform = uniform_indices(tally.num_frames, sampling.num_uniform_frames)
-        with _Reader(file, format_name, max_pixels) as reader:
+        with VideoReader(file, format_name, max_pixels) as reader:
             yield from _steps(sample_uniform(reader.shown(spec, num_threads), uniform))
     yield summary
 
@@ -113,14 +113,14 @@ def video_thumbnail(
 ) -> bytes:
     """A JPEG of the frame that is on screen at a moment (of the last one, past the end)."""
     for seek in (True, False):
-        with _Reader(file, format_name, max_pixels) as reader:
+        with VideoReader(file, format_name, max_pixels) as reader:
             picture = reader.picture_at(at_seconds, seek=seek)
         if picture is not None:
             return jpeg_thumbnail(picture, max_side)
     raise MediaError("unreadable", "no frame of the video can be decoded")
 
 
-class _Reader:
+class VideoReader:
     """One container, open from its start; knows its video stream."""
 
     def __init__(self, file: IO[bytes], format_name: str, max_pixels: int) -> None:
@@ -140,7 +140,7 @@ class _Reader:
             raise
         self._size: tuple[int, int] | None = None
 
-    def __enter__(self) -> "_Reader":
+    def __enter__(self) -> "VideoReader":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -161,6 +161,11 @@ class _Reader:
             )
         context.options = {"max_pixels": str(max_pixels)}
         return stream
+
+    @property
+    def stream_index(self) -> int:
+        """Number of the stream that is read."""
+        return int(self._stream.index)
 
     def count_packets(self) -> Iterator[int]:
         """How many frames the container says it holds: so far, now and then, and at the end."""
@@ -245,11 +250,14 @@ class _Reader:
             size = (frame.width, frame.height)
             self._size = size[::-1] if turned else size
 
+    def facts(self) -> Facts:
+        """What the container says of the video."""
+        return container_facts({**self._stream.metadata, **self._container.metadata})
+
     def summary(self, tally: Tally) -> VideoSummary:
         """What there is to say once the frames went by."""
         width, height = self._size or (0, 0)
-        facts = container_facts({**self._stream.metadata, **self._container.metadata})
-        return VideoSummary(width, height, tally.duration_seconds, facts)
+        return VideoSummary(width, height, tally.duration_seconds, self.facts())
 
 
 def _open_nothing(url: str, flags: int, options: dict[str, str]) -> None:

@@ -230,7 +230,7 @@ def _opened(path: str) -> Iterator[tuple[FileIO, bytes, os.stat_result]]:
     if not stat.S_ISREG(Path(path).stat().st_mode):
         raise MediaError("not_a_file", "not a regular file")
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags)) as file:
+    with FileIO(os.open(path, flags)) as file:  # by number: its name would stand in messages
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise MediaError("not_a_file", "not a regular file")
@@ -279,7 +279,8 @@ def _changed() -> MediaError:
 
 def _plain(error: Exception) -> str:
     """One line of what a decoder said, with nothing in it that a terminal would obey."""
-    said = " ".join(media.display(str(error)).split())[:200]
+    words = getattr(error, "strerror", None) or str(error)  # FFmpeg's own, without a number
+    said = " ".join(media.display(words).split())[:200]
     return f"damaged, or not what it says it is ({type(error).__name__}{said and ': '}{said})"
 
 
@@ -295,15 +296,15 @@ def main() -> None:
     parser.add_argument("--num-threads", type=int, required=True)
     parser.add_argument("--video-backend", choices=sorted(_VIDEO_MODULES), required=True)
     options = parser.parse_args()
-    limit_this_process(options.memory_limit_bytes)
     widen_pipe(out_fd, _PIPE_BYTES)
-    decode_image.set_up(options.max_pixels)
     try:
         if options.video_backend != "pyav":  # a missing package is said before any file is read
             importlib.import_module(_VIDEO_MODULES[options.video_backend])
     except MissingExtra as error:
         decode_messages.write(out_fd, {"say": "unusable", "reason": str(error)})
         return
+    decode_image.set_up(options.max_pixels)
+    limit_this_process(options.memory_limit_bytes)
     decode_messages.write(out_fd, {"say": "ready"})
     Worker(out_fd, in_fd, options).serve()
 

@@ -152,41 +152,42 @@ def prepare_image(image: "Image.Image", spec: FrameSpec) -> NDArray[np.uint8]:
 
     It is resized first and converted to RGB after, as Perception Encoder's reference transform
     does: palettes are resized without mixing colours, transparent pictures with their alpha.
-    Pictures of more than 8 bits are brought to 8 before.
+    Greys of more than 8 bits are scaled to 8 (Pillow's conversion would clip them).
     """
     image.load()  # some formats turn themselves, or give their EXIF, only here
     if spec.apply_exif:
         image = upright(image, orientation_of(image))
-    image = _with_8_bits(image)
+    if image.mode in _NOT_RESIZABLE:
+        image = image.convert(_NOT_RESIZABLE[image.mode])
     image = _squashed(image, spec) if spec.resize == "squash" else _centre_cropped(image, spec)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _with_8_bits(image)
     image.info.pop("transparency", None)  # of no use to RGB, and converting it may raise
     if image.mode != "RGB":
         image = image.convert("RGB")
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
 
 
+_NOT_RESIZABLE = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA", "I;16B": "I", "I;16L": "I"}
+
+
 def _with_8_bits(image: "Image.Image") -> "Image.Image":
-    """Grey of 16 or 32 bits and floats, scaled to 8 bits (Pillow would clip); the rest as is."""
+    """Grey of 16 or 32 bits, or floats, as 8 bits.
+
+    Integers count as 16 bits, floats up to 1 as shares of white; what fits neither, nor
+    0 to 255, is stretched from its darkest to its lightest.
+    """
     from PIL import Image
 
-    if image.mode == "PA":
-        return image.convert("RGBA")
-    if image.mode in ("La", "RGBa"):
-        return image.convert("LA" if image.mode == "La" else "RGBA")
-    if not image.mode.startswith("I") and image.mode != "F":
-        return image
-    values = np.asarray(image).astype(np.float32)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
-    if image.mode.startswith("I;16") or (low >= 0 and 255 < high <= 65535 and image.mode == "I"):
-        low, high = 0.0, 65535.0
-    elif low >= 0 and high <= (1.0 if image.mode == "F" else 255.0):
-        low, high = 0.0, 1.0 if image.mode == "F" else 255.0
-    elif low >= 0 and high <= 255.0:
-        low, high = 0.0, 255.0
-    values -= low
-    values *= 255.0 / (high - low)
-    return Image.fromarray(np.rint(values).astype(np.uint8))
+    is_float = image.mode == "F"
+    for white in (1.0, 255.0) if is_float else (65535.0,):
+        if low >= 0 and high <= white:
+            low, high = 0.0, white
+            break
+    scaled = (values - low) * (255.0 / (high - low or 1.0))
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
 
 
 def _resample(spec: FrameSpec) -> "Image.Resampling":

@@ -18,7 +18,9 @@ EPSILON_SECONDS = 1e-3
 
 MAX_FRAMES_PER_CHUNK = 16
 
-_MAX_STILL_SECONDS = 3600.0
+MAX_STILL_SECONDS = 3600.0
+"""No picture of a real video stands longer."""
+
 _MAX_TOTAL_STILL_SECONDS = 6 * 3600.0
 _STILL_SECONDS = 10.0
 _BACKWARD_SECONDS = 1.0
@@ -94,7 +96,7 @@ class Clock:
         if seconds > _STILL_SECONDS:
             self._still_seconds += seconds
         within = self._still_seconds <= _MAX_TOTAL_STILL_SECONDS or seconds <= _STILL_SECONDS
-        return within and seconds <= _MAX_STILL_SECONDS
+        return within and seconds <= MAX_STILL_SECONDS
 
 
 def sample(
@@ -126,7 +128,7 @@ def sample(
         tally.num_frames += 1
     if last is None:
         return
-    tally.duration_seconds = last.pts_seconds + min(last.duration_seconds, _MAX_STILL_SECONDS)
+    tally.duration_seconds = last.pts_seconds + min(last.duration_seconds, MAX_STILL_SECONDS)
     points = _points(next_point, tally.duration_seconds, sampling)
     if not points.stop:
         points = range(1)
