@@ -78,10 +78,12 @@ def decode_image(data: bytes, format_name: str, spec: FrameSpec, max_pixels: int
     with _opened(data, format_name, max_pixels) as image:
         width, height = image.size
         orientation = orientation_of(image) if spec.apply_exif else 1
+        size = None
         if spec.fast_jpeg and format_name == "JPEG":
             wanted = (_JPEG_MARGIN * spec.width, _JPEG_MARGIN * spec.height)
-            image.draft("", wanted[::-1] if orientation >= 5 else wanted)
-        pixels = prepare_image(image, spec)
+            drafted = image.draft("", wanted[::-1] if orientation >= 5 else wanted)
+            size = drafted and drafted[1][2:]
+        pixels = prepare_image(image, spec, size=size)
         if format_name != "JPEG":  # these may turn themselves, or tell their EXIF, when loaded
             width, height = image.size
             orientation = orientation_of(image) if spec.apply_exif else 1

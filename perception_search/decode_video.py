@@ -5,6 +5,7 @@ which demuxer reads it, and nothing else can be opened.
 """
 
 import functools
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from perception_search.errors import MediaError
 from perception_search.frames import Frames, FrameSpec, Sampling, prepare_image, uniform_indices
 from perception_search.media_facts import Facts, container_facts
 from perception_search.video_sampling import (
+    EPSILON_SECONDS,
     Clock,
     Shown,
     Tally,
@@ -33,6 +35,7 @@ from perception_search.video_sampling import (
 SIGN_OF_LIFE_SECONDS = 2.0
 
 _BUFFER_BYTES = 1 << 18
+_SEEKS = (0.0, 10.0, 60.0, math.inf)  # seconds before the moment: not every key frame is found
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
@@ -112,9 +115,9 @@ def video_thumbnail(
     file: IO[bytes], format_name: str, at_seconds: float, max_side: int, *, max_pixels: int
 ) -> bytes:
     """A JPEG of the frame that is on screen at a moment (of the last one, past the end)."""
-    for seek in (True, False):
+    for back_seconds in _SEEKS:
         with VideoReader(file, format_name, max_pixels) as reader:
-            picture = reader.picture_at(at_seconds, seek=seek)
+            picture = reader.picture_at(at_seconds, at_seconds - back_seconds)
         if picture is not None:
             return jpeg_thumbnail(picture, max_side)
     raise MediaError("unreadable", "no frame of the video can be decoded")
@@ -159,7 +162,7 @@ class VideoReader:
             raise MediaError(
                 "too_large", f"{context.width} x {context.height}, more than {max_pixels:,} pixels"
             )
-        context.options = {"max_pixels": str(max_pixels)}
+        context.options = {"max_pixels": str(2 * max_pixels + (1 << 20))}  # of all its buffers
         return stream
 
     @property
@@ -224,13 +227,13 @@ class VideoReader:
             if not frames:
                 yield None
 
-    def picture_at(self, at_seconds: float, *, seek: bool) -> Image.Image | None:
-        """The upright frame on screen at a moment; None if seeking leads nowhere."""
+    def picture_at(self, at_seconds: float, seek_seconds: float) -> Image.Image | None:
+        """The upright frame on screen at a moment; None if seeking led nowhere or past it."""
         stream = self._stream
         start = stream.start_time or 0
-        if seek and at_seconds > 0:
+        if seek_seconds > 0:
             try:
-                self._container.seek(start + int(at_seconds / stream.time_base), stream=stream)
+                self._container.seek(start + int(seek_seconds / stream.time_base), stream=stream)
             except av.error.FFmpegError:
                 return None
         chosen = None
@@ -239,7 +242,9 @@ class VideoReader:
             if frame is None:
                 continue
             stamp = _stamp_seconds(frame, stream)
-            if chosen is not None and stamp is not None and stamp - zero_seconds > at_seconds:
+            if stamp is not None and stamp - zero_seconds > at_seconds + EPSILON_SECONDS:
+                if chosen is None and seek_seconds <= 0:
+                    chosen = frame
                 break
             chosen = frame
         return None if chosen is None else _picture(chosen)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _MAX_INTERMEDIATE_PIXELS = 64_000_000
 _ORIENTATION_TAG = 0x0112
+_Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -147,19 +148,29 @@ def upright(image: "Image.Image", orientation: int) -> "Image.Image":
     return image if turn is None else image.transpose(turn)
 
 
-def prepare_image(image: "Image.Image", spec: FrameSpec) -> NDArray[np.uint8]:
+def prepare_image(
+    image: "Image.Image", spec: FrameSpec, *, size: tuple[float, float] | None = None
+) -> NDArray[np.uint8]:
     """The picture as uint8 (3, H, W) RGB in 0..255.
 
     It is resized first and converted to RGB after, as Perception Encoder's reference transform
     does: palettes are resized without mixing colours, transparent pictures with their alpha.
     Greys of more than 8 bits are scaled to 8 (Pillow's conversion would clip them).
+
+    Args:
+        image: as it was opened; its EXIF is read here.
+        spec: the pixels wanted.
+        size: width and height of the picture inside `image` where a JPEG was decoded small: its
+            last column and row are then only partly picture.
     """
     image.load()  # some formats turn themselves, or give their EXIF, only here
-    if spec.apply_exif:
-        image = upright(image, orientation_of(image))
+    orientation = orientation_of(image) if spec.apply_exif else 1
+    box = _upright_box(image.size, size, orientation)
+    image = upright(image, orientation)
     if image.mode in _NOT_RESIZABLE:
         image = image.convert(_NOT_RESIZABLE[image.mode])
-    image = _squashed(image, spec) if spec.resize == "squash" else _centre_cropped(image, spec)
+    prepare = _squashed if spec.resize == "squash" else _centre_cropped
+    image = prepare(image, spec, box)
     if image.mode.startswith("I") or image.mode == "F":
         image = _with_8_bits(image)
     image.info.pop("transparency", None)  # of no use to RGB, and converting it may raise
@@ -197,22 +208,45 @@ def _resample(spec: FrameSpec) -> "Image.Resampling":
     return Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
 
 
-def _squashed(image: "Image.Image", spec: FrameSpec) -> "Image.Image":
+def _upright_box(
+    whole: tuple[int, int], size: tuple[float, float] | None, orientation: int
+) -> _Box | None:
+    """Where a picture of `size` in the upper left corner is after `upright`; None for all of it."""
+    if size is None or size == whole:
+        return None
+    right, bottom = whole[0] - size[0], whole[1] - size[1]  # what is no picture
+    left = top = 0.0
+    if orientation in (2, 3, 7, 8):
+        left, right = right, left
+    if orientation in (3, 4, 6, 7):
+        top, bottom = bottom, top
+    if orientation >= 5:
+        left, top, right, bottom = top, left, bottom, right
+        whole = whole[::-1]
+    return left, top, whole[0] - right, whole[1] - bottom
+
+
+def _squashed(image: "Image.Image", spec: FrameSpec, box: _Box | None) -> "Image.Image":
     if spec.width * image.height > _MAX_INTERMEDIATE_PIXELS:
         # Pillow resizes across before down: a picture of 1 x 50 million pixels would need 45 GB.
         image = image.resize((image.width, spec.height), _resample(spec))
-    return image.resize((spec.width, spec.height), _resample(spec))
+    return image.resize((spec.width, spec.height), _resample(spec), box)
 
 
-def _centre_cropped(image: "Image.Image", spec: FrameSpec) -> "Image.Image":
+def _centre_cropped(image: "Image.Image", spec: FrameSpec, box: _Box | None) -> "Image.Image":
     size = spec.width
-    short, long = sorted(image.size)
+    width, height = image.size if box is None else (box[2] - box[0], box[3] - box[1])
+    short, long = sorted((width, height))
     if size * size * long > _MAX_INTERMEDIATE_PIXELS * short:  # only its middle is wanted
-        image = _middle(image, min(short * 8, image.width), min(short * 8, image.height))
-        short, long = sorted(image.size)
+        image = _middle(
+            image, min(round(short) * 8, image.width), min(round(short) * 8, image.height)
+        )
+        box = None
+        width, height = image.size
+        short, long = sorted((width, height))
     scaled = int(size * long / short)
-    across = image.width <= image.height
-    image = image.resize((size, scaled) if across else (scaled, size), _resample(spec))
+    across = width <= height
+    image = image.resize((size, scaled) if across else (scaled, size), _resample(spec), box)
     return _middle(image, size, size)
 
 

@@ -123,9 +123,9 @@ def decibels(one, other):
 def test_a_large_jpeg_is_decoded_small_and_looks_the_same(orientation, resize, monkeypatch):
     sizes = []
 
-    def prepare(image, spec):
+    def prepare(image, spec, size):
         sizes.append(image.size)
-        return prepare_image(image, spec)
+        return prepare_image(image, spec, size=size)
 
     y, x = np.mgrid[0:1500, 0:2000]
     waves = 127 + 60 * np.sin(x / 40) + 60 * np.cos(y / 60)
@@ -140,7 +140,7 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same(orientation, resize, m
     fast = decode(data, FrameSpec(64, 64, resize))
     assert sizes == [(250, 188)]  # an eighth, and at least twice the size wanted
     assert (fast.width, fast.height) == (exact.width, exact.height)
-    assert decibels(fast.pixels, exact.pixels) > 45
+    assert decibels(fast.pixels, exact.pixels) > 50
 
 
 def test_a_small_jpeg_is_decoded_as_it_is():
