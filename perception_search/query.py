@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_search.encoder.protocol import Encoder
-from perception_search.errors import QueryError
+from perception_search.errors import MediaError, QueryError
 from perception_search.frames import Sampling, prepare_image
+from perception_search.media import display
 from perception_search.text_cache import TextCache
 
 if TYPE_CHECKING:
@@ -68,7 +69,10 @@ class QueryEncoder:
         from perception_search.decode import decode_file
 
         encoder = self._encoder_for("vision")
-        _, frames = decode_file(Path(path).expanduser(), encoder.frame_spec, self._sampling)
+        try:
+            _, frames = decode_file(Path(path).expanduser(), encoder.frame_spec, self._sampling)
+        except MediaError as error:
+            raise MediaError(error.outcome, f"{display(path)}: {error.reason}") from error
         pixels = frames.pixels[frames.on_grid]
         size = encoder.batch_size
         batches = [pixels[first : first + size] for first in range(0, len(pixels), size)]

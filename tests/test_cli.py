@@ -1,0 +1,356 @@
+"""The command line: what it prints, where, and how it ends. With PE-Core-T16 and made-up weights."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pandas as pd
+import pytest
+from media_folder import colour, picture, write_pictures, write_video
+from PIL import Image
+from synthetic import T16, model_state
+
+from perception_search import Collection, cli
+
+MODEL = T16.name
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("weights")
+    save_file(model_state(T16), folder / f"{MODEL}.safetensors")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def environment(weights, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("PERCEPTION_SEARCH_WEIGHTS", str(weights))
+    monkeypatch.setenv("PERCEPTION_SEARCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["perception-search", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, weights):
+    """A collection of eight pictures and a video, and where those lie."""
+    folder = tmp_path_factory.mktemp("made")
+    media = write_pictures(folder / "media", 8)
+    write_video(media / "clip.mp4", [colour((200, 30, 30), (64, 64))] * 60)
+    (media / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    (media / "notes.txt").write_text("words")
+    path = folder / "photos.ps"
+    Collection.create(path, model=MODEL, weights=weights).ingest(media)
+    return path, media
+
+
+def objects(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_search_prints_score_first_and_path_second(run, made):
+    path, _ = made
+    code, out, err = run("search", path, "red", "-k", 3)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) == 3
+    scores = [float(line.split()[0]) for line in lines]
+    assert scores == sorted(scores, reverse=True)
+    assert all("/media/" in line for line in lines)
+    code, out, _ = run("search", path, "red", "--where", "kind = 'video'")
+    assert "clip.mp4  00:00:" in out
+    assert " – " in out
+
+
+def test_search_json_is_one_hit_a_line(run, made):
+    path, media = made
+    code, out, _ = run("search", path, "red", "-k", 2, "--json")
+    first, second = objects(out)
+    assert code == 0
+    assert set(first) == {
+        "row_id", "path", "kind", "score", "start_seconds", "end_seconds", "caption", "rerank_score"
+    }  # fmt: skip
+    assert first["score"] >= second["score"]
+    assert first["path"].startswith(str(media))
+
+
+def test_search_reads_queries_from_standard_input(run, made, monkeypatch):
+    import io
+
+    path, _ = made
+    monkeypatch.setattr(sys, "stdin", io.StringIO("red\n\ngreen\n"))
+    _, out, _ = run("search", path, "-", "-k", 2, "--json")
+    hits = objects(out)
+    assert [(hit["query"], hit["rank"]) for hit in hits] == [
+        ("red", 1), ("red", 2), ("green", 1), ("green", 2)
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "stdin", io.StringIO("red\n"))
+    _, out, _ = run("search", path, "-", "-k", 1)
+    assert out.startswith("# red\n")
+
+
+def test_search_by_words_pictures_and_what_to_take_away(run, made, tmp_path):
+    path, media = made
+    image = sorted(media.rglob("0*.jpg"))[3]
+    code, out, err = run("search", path, "--image", image, "-k", 1, "--files-only")
+    assert (code, out, err) == (0, f"{image}\n", "")
+    code, out, _ = run(
+        "search", path, "--text", "2:at night", "--image", image, "--minus", "people", "--json"
+    )
+    assert code == 0
+    assert len(objects(out)) == 9
+    code, out, _ = run("search", path, "--video", media / "clip.mp4", "-k", 1, "--files-only")
+    assert out == f"{media / 'clip.mp4'}\n"
+    page = tmp_path / "hits.html"
+    code, _, err = run("search", path, "red <b>", "--page", page)
+    assert code == 0
+    assert "Wrote" in err
+    text = page.read_text()
+    assert "red &lt;b&gt;" in text
+    assert text.count("data:image/jpeg;base64,") == 9
+
+
+def test_similar_leaves_itself_out(run, made):
+    path, media = made
+    image = sorted(media.rglob("0*.jpg"))[3]
+    _, out, _ = run("similar", path, image, "-k", 20, "--json")
+    assert len(objects(out)) == 8
+    assert str(image) not in out
+    code, _, err = run("similar", path, media / "notes.txt")
+    assert code == 1
+    assert "is not in" in err
+
+
+def test_ingest_json_is_one_object_a_file_and_the_counts(run, made, tmp_path):
+    _, media = made
+    path = tmp_path / "new.ps"
+    code, out, err = run("create", path, "--model", MODEL)
+    assert (code, out) == (0, "")
+    assert MODEL in err
+    code, out, _ = run("ingest", path, media, "--json")
+    *files, counts = objects(out)
+    assert code == 0
+    assert counts == {
+        "ingested": 9, "unchanged": 0, "duplicate": 0, "skipped": 1, "removed": 0, "failed": 1
+    }  # fmt: skip
+    assert all(set(file) == {"path", "outcome", "reason"} for file in files)
+    assert len({file["path"] for file in files}) == 11
+    code, out, err = run("ingest", path, media)
+    assert out == "9 unchanged, 1 skipped, 1 failed\n"
+    assert "unreadable" in err
+    assert "broken.jpg" in err
+
+
+def test_ingest_makes_a_missing_collection_and_says_so(run, tmp_path, monkeypatch):
+    media = write_pictures(tmp_path / "media", 2)
+    monkeypatch.setattr("perception_search.collection.choose_model", lambda *_: MODEL)
+    code, out, err = run("ingest", tmp_path / "photos.ps", media)
+    assert (code, out) == (0, "2 ingested\n")
+    assert "Created" in err.splitlines()[0]
+    assert MODEL in err.splitlines()[0]
+
+
+def test_a_dry_run_changes_nothing(run, made, tmp_path):
+    path, media = made
+    copy = tmp_path / "photos.ps"
+    shutil.copytree(path, copy)
+    Image.fromarray(picture(99)).save(media / "new.png")
+    before = sorted(p.name for p in copy.rglob("*"))
+    code, out, err = run("ingest", copy, media, "--dry-run")
+    (media / "new.png").unlink()
+    assert code == 0
+    assert out.splitlines()[0] == f"would_read  {media / 'new.png'}"
+    assert "1 to read, 0 to hide, 9 unchanged" in err
+    assert sorted(p.name for p in copy.rglob("*")) == before
+
+
+def test_exclude_and_metadata(run, made, tmp_path):
+    _, media = made
+    path = tmp_path / "photos.ps"
+    table = tmp_path / "albums.csv"
+    files = sorted(media.rglob("0*.jpg"))
+    pd.DataFrame({"path": map(str, files), "album": ["a", "b"] * 4}).to_csv(table, index=False)
+    run("create", path, "--model", MODEL)
+    code, out, _ = run("ingest", path, media, "--exclude", "*.mp4", "--metadata", table)
+    assert code == 0
+    assert out.startswith("8 ingested")
+    _, out, _ = run("search", path, "red", "--where", "album = 'a'", "--json")
+    assert len(objects(out)) == 4
+
+
+def test_classify_prints_probabilities(run, made):
+    _, media = made
+    image = sorted(media.rglob("0*.jpg"))[0]
+    code, out, _ = run("classify", image, "a diagram", "a dog", "a cat", "--model", MODEL)
+    assert code == 0
+    values = [float(line.split()[0]) for line in out.splitlines()]
+    assert sum(values) == pytest.approx(1, abs=0.01)
+    assert values == sorted(values, reverse=True)
+    _, out, _ = run("classify", image, "a dog", "a cat", "--model", MODEL, "--json")
+    assert set(json.loads(out)) == {"a dog", "a cat"}
+
+
+def test_index_info_failures_models(run, made):
+    path, _ = made
+    code, out, _ = run("index", path)
+    assert code == 0
+    assert out.startswith("hnsw (HNSW32): 10 rows")
+    code, out, _ = run("info", path)
+    assert f"model       {MODEL}, dim 512" in out
+    assert "8 images, 1 videos" in out
+    assert "index       hnsw (HNSW32), 10 rows" in out
+    _, out, _ = run("info", path, "--json")
+    assert json.loads(out)["images"] == 8
+    _, out, _ = run("failures", path, "--json")
+    [failure] = objects(out)
+    assert failure["outcome"] == "unreadable"
+    _, out, _ = run("models")
+    assert len(out.splitlines()) == 5
+    _, out, _ = run("models", "--json")
+    assert {model["name"] for model in objects(out)} >= {MODEL, "PE-Core-G14-448"}
+
+
+def test_remove_and_verify(run, made, tmp_path):
+    path, media = made
+    copy = tmp_path / "photos.ps"
+    shutil.copytree(path, copy)
+    image = sorted(media.rglob("0*.jpg"))[0]
+    code, out, _ = run("remove", copy, image)
+    assert (code, out) == (0, "1 removed\n")
+    code, out, err = run("verify", copy)
+    assert (code, out) == (0, "")
+    assert "Every byte" in err
+    victim = next((copy / "rows").glob("*.parquet"))
+    content = bytearray(victim.read_bytes())
+    content[-200] ^= 1
+    victim.write_bytes(content)
+    assert run("verify", copy, "--quick")[0] == 0
+    code, out, _ = run("verify", copy, "--json")
+    assert code == 1
+    assert json.loads(out)["path"] == str(victim)
+    code, _, err = run("search", copy, "red")
+    assert code == 1
+    assert "does not hold what was written" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["search", "nowhere.ps", "a"], 1, "is not a collection"),
+        (["search", "{made}"], 1, "nothing to look for"),
+        (["search", "{made}", "  "], 1, "a query is empty"),
+        (["search", "{made}", "a", "--where", "nope = 1"], 1, "The columns are"),
+        (["search", "{made}", "--text", "0:a"], 1, "a weight of 0"),
+        (
+            ["search", "{made}", "--image", "{made}/collection.json"],
+            1,
+            "collection.json: not a picture",
+        ),
+        (["search", "{made}", "a", "-k", "0"], 2, "-k"),
+        (["search", "{made}", "a", "--nonsense"], 2, "--nonsense"),
+        (["ingest", "{made}", "/nowhere/at/all"], 1, "does not exist"),
+        (["ingest", "{made}"], 2, "Missing argument 'sources'"),
+        (["create", "{made}"], 1, "exists already"),
+        (["create", "{made}2", "--model", "CLIP-B32"], 1, "PE-Core-B16-224"),
+        (["create", "{made}2", "--model", "PE-Core-G14-448"], 1, "PERCEPTION_SEARCH_WEIGHTS"),
+        (["create", "{made}2", "--segment-seconds", "0"], 1, "must be above 0"),
+        (["index", "{made}", "--recipe", "nonsense"], 1, "neither a recipe"),
+        (["remove", "{made}"], 1, "nothing to remove"),
+        (["remove", "{made}", "/nowhere"], 1, "nothing was removed"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence(run, made, arguments, code, sentence):
+    path, _ = made
+    got, out, err = run(*(str(a).replace("{made}", str(path)) for a in arguments))
+    assert got == code
+    assert sentence in err
+    assert out == ""
+    assert "Traceback" not in err
+    if code == 1:
+        assert len(err.strip().splitlines()) == 1
+
+
+def test_every_help_opens_with_an_example(run):
+    commands = [
+        command.name or command.callback.__name__ for command in cli.app.registered_commands
+    ]
+    assert len(commands) == 12
+    for command in commands:
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        usage, rest = out.split("\n\n", 1)[0], out
+        assert f"perception-search {command}" in rest.split("Arguments")[0].split("Options")[0], (
+            usage
+        )
+
+
+def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path, weights):
+    media = write_pictures(tmp_path / "media", 120)
+    path = tmp_path / "photos.ps"
+    Collection.create(path, model=MODEL, weights=weights)
+    command = [sys.executable, "-m", "perception_search", "ingest", str(path), str(media)]
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    time.sleep(6)
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert "run the same command to go on" in err
+    assert "Traceback" not in err
+    assert out == ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Collection.open(path).info()["images"] == 120
+
+
+def test_a_repeated_query_needs_no_network_of_neurons(made, weights):
+    path, _ = made
+    code = (
+        "import sys; from perception_search import Collection; "
+        f"hits = Collection.open({str(path)!r}).search('a repeated query'); "
+        "print(len(hits), 'torch' in sys.modules)"
+    )
+    said = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert said[0].stdout.split() == ["9", "True"]
+    assert said[1].stdout.split() == ["9", "False"]
+
+
+def test_an_unguarded_script_of_three_lines_works(tmp_path, made):
+    path, media = made
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from perception_search import Collection\n"
+        f"photos = Collection.open({str(path)!r})\n"
+        f"print(photos.ingest({str(media)!r}, checksum=True).counts())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'unchanged': 9" in done.stdout
