@@ -22,28 +22,25 @@ def choose_model(device: str = "auto", weights: str | Path | None = None) -> str
 
     Args:
         device: as given to the encoder.
-        weights: where weights were said to be; the model whose file lies there is taken.
+        weights: a file named as its model, or a folder of such files, if one was given.
 
     Raises:
-        WeightsNotFound: `weights` was given but holds none of the two.
+        ModelNotFound: `weights` is a file whose name is no model's.
+        WeightsNotFound: `weights` is a folder that holds none for this machine.
     """
     from perception_search.assets import hub_answers
     from perception_search.encoder.weights import find_weights
 
-    names = ("PE-Core-L14-336", "PE-Core-B16-224")
-    if weights is not None and Path(weights).is_file():
+    if weights is not None and Path(weights).expanduser().is_file():
         return resolve_name(Path(weights).stem)
-    preferred = names[0] if _has_gpu(device) else names[1]
-    order = (preferred, *(name for name in names if name != preferred))
-    for name in order:
-        try:
-            find_weights(name, weights, local_only=True)
-        except WeightsNotFound:
-            if weights is not None and name == order[-1]:
-                raise
-        else:
-            return name
-    return preferred if hub_answers() else STARTER
+    name = "PE-Core-L14-336" if _has_gpu(device) else "PE-Core-B16-224"
+    try:
+        find_weights(name, weights, local_only=True)
+    except WeightsNotFound:
+        if weights is not None:
+            raise
+        return name if hub_answers() else STARTER
+    return name
 
 
 def notice_for(model: str) -> str | None:

@@ -1,0 +1,106 @@
+"""Every snippet and every command of the README runs."""
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from media_folder import colour, write_pictures, write_video
+from PIL import Image
+from synthetic import T16, model_state
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)( theirs)?\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+OURS = [code for language, theirs, code in BLOCKS if language == "python" and not theirs]
+THEIRS = [code for language, theirs, code in BLOCKS if language == "python" and theirs]
+COMMANDS = [
+    line
+    for language, _, code in BLOCKS
+    if language == "sh"
+    for line in code.splitlines()
+    if line.startswith("perception-search")
+]
+
+
+def with_small_model(code):
+    """The same with the smallest PE-Core model, whose made-up weights are quick to make."""
+    return re.sub(r"PE-Core-B-?16(-224)?", T16.name, code)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A person's home: pictures, a video, and the weights of one model."""
+    from safetensors.torch import save_file
+
+    home = tmp_path_factory.mktemp("home")
+    write_pictures(home / "Pictures", 6)
+    Image.fromarray(colour((240, 220, 160))).save(home / "Pictures" / "beach.jpg")
+    Image.fromarray(colour((90, 90, 90))).save(home / "cat.png")
+    write_video(home / "Pictures" / "dog.mp4", [colour((200, 30, 30), (64, 64))] * 20)
+    (home / "beach.jpg").write_bytes((home / "Pictures" / "beach.jpg").read_bytes())
+    (home / "weights").mkdir()
+    save_file(model_state(T16), home / "weights" / f"{T16.name}.safetensors")
+    from perception_search import Collection
+
+    Collection.create(home / "photos.ps", model=T16.name, weights=home / "weights")
+    return home
+
+
+def run(command, home):
+    environment = os.environ | {
+        "HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        "PERCEPTION_SEARCH_WEIGHTS": str(home / "weights"),
+        "PERCEPTION_SEARCH_CACHE": str(home / "cache"),
+    }
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=home, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_readme_opens_with_the_two_commands():
+    first = BLOCKS[0][2].splitlines()
+    assert [line.split("#")[0].strip() for line in first] == ["make demo", "make test"]
+    assert README.splitlines()[2] == "```sh"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(OURS)))
+def test_our_snippets_run(home, number):
+    run([sys.executable, "-c", with_small_model(OURS[number])], home)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(COMMANDS)))
+def test_the_commands_run_in_order(home, number):
+    words = shlex.split(with_small_model(COMMANDS[number]))
+    words = [re.sub("^~", str(home), word) for word in words]
+    run([sys.executable, "-m", "perception_search", *words[1:]], home)
+
+
+@pytest.mark.parametrize("number", range(len(THEIRS)))
+def test_their_snippets_are_python_and_run_where_they_are_installed(home, number):
+    code = THEIRS[number]
+    compile(code, "README.md", "exec")
+    package = re.search(r"^import (\w+)", code, re.MULTILINE)[1]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: its snippet was compiled, not run")
+    pytest.skip(f"{package} is installed, but its weights must come from the hub")
+
+
+def test_every_link_to_a_file_leads_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    local = [link for link in links if "://" not in link]
+    assert local
+    for link in local:
+        assert (Path(__file__).parent.parent / link).exists(), link
+
+
+def test_nothing_is_left_to_be_filled_in():
+    assert not re.search(r"@[A-Z]+@", README)
