@@ -1,15 +1,17 @@
 """What becomes of a file, as events, and the talk with a worker that yields them."""
 
+import contextlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from perception_search import decode_messages
-from perception_search.decode_process import Message, WorkerDied, WorkerProcess
+from perception_search.decode_process import Message, WorkerDied, WorkerProcess, lost_its_way
 from perception_search.errors import MediaError
 from perception_search.frames import Frames, FrameSpec, MediaItem, Sampling
 
@@ -17,7 +19,6 @@ Claim = Callable[[Path, str, str], bool]
 
 _MAX_FRAMES = 16
 _MAX_THUMBNAIL_BYTES = 64 << 20
-_IDENTIFIED = ("hash", "kind", "size_bytes", "modified_ns")
 _GO = decode_messages.packed({"do": "go"})
 _SKIP = decode_messages.packed({"do": "skip"})
 
@@ -119,7 +120,8 @@ class FileTalk:
         self._max_payload_bytes = _MAX_FRAMES * math.prod(self._shape)
         self._limit_seconds = time_limit_seconds
         self._claim = claim
-        self._identified: dict[str, Any] = {}
+        self._identified: _Identified | None = None
+        self._claimed = True
 
     def events(self, worker: WorkerProcess, attempt: int) -> Iterator[Event]:
         """What one worker makes of it.
@@ -146,7 +148,7 @@ class FileTalk:
                 case "forget_uniform":
                     yield ForgetUniform(self._path)
                 case "failed":
-                    outcome, reason = str(message.header["outcome"]), str(message.header["reason"])
+                    outcome, reason = _failure(message)
                     if outcome == "out_of_memory" and worker.num_answered:
                         raise WorkerDied(outcome, reason)  # memory that earlier files left?
                     worker.num_answered += 1
@@ -155,7 +157,7 @@ class FileTalk:
                 case "progress":
                     pass
                 case _:
-                    raise WorkerDied("crashed", "its decoder lost its way")
+                    raise lost_its_way()
             if message.say != "identified":
                 left_seconds = self._limit_seconds
 
@@ -169,63 +171,125 @@ class FileTalk:
         worker.ask(self._request)
         message = worker.answer(self._limit_seconds, _MAX_THUMBNAIL_BYTES)
         if message.say == "failed":
-            raise MediaError(str(message.header["outcome"]), str(message.header["reason"]))
+            raise MediaError(*_failure(message))
         if message.say != "thumbnail":
-            raise WorkerDied("crashed", "its decoder lost its way")
+            raise lost_its_way()
         return message.payload.tobytes()
 
     def failed(self, outcome: str, reason: str) -> Failed:
         """The event that ends it badly."""
         about = self._identified
+        if about is None:
+            return Failed(self._path, outcome, reason)
         return Failed(
             self._path,
             outcome,
             reason,
-            about.get("hash"),
-            about.get("kind"),
-            about.get("size_bytes", 0),
-            about.get("modified_ns", 0),
+            about.content_hash,
+            about.kind,
+            about.size_bytes,
+            about.modified_ns,
         )
 
     def _is_wanted(self, worker: WorkerProcess, header: dict[str, Any]) -> bool:
         """Asks the caller, at the first attempt, and tells the worker."""
-        before = self._identified.get("hash")
-        self._identified = {key: header[key] for key in _IDENTIFIED}
-        content_hash, kind = str(header["hash"]), str(header["kind"])
-        if before is not None and before != content_hash:
+        now = _Identified.of(header)
+        if self._identified is None:
+            self._identified = now
+            if self._claim is not None:
+                self._claimed = self._claim(self._path, now.content_hash, now.kind)
+        elif now.content_hash != self._identified.content_hash:
             raise WorkerDied("changed_during_read", "it was changed while it was read")
-        is_wanted = (
-            before is not None or self._claim is None or self._claim(self._path, content_hash, kind)
-        )
-        worker.ask(_GO if is_wanted else _SKIP)
-        return is_wanted
+        worker.ask(_GO if self._claimed else _SKIP)
+        return self._claimed
 
     def _known(self) -> Known:
         about = self._identified
+        assert about is not None
         return Known(
-            self._path, about["hash"], about["kind"], about["size_bytes"], about["modified_ns"]
+            self._path, about.content_hash, about.kind, about.size_bytes, about.modified_ns
         )
 
     def _decoded(self, message: Message, attempt: int) -> Decoded:
-        header = message.header
-        frames = Frames(
-            pixels=message.payload.reshape(-1, *self._shape),  # (T, 3, H, W)
-            pts_seconds=np.array(header["pts_seconds"], np.float64),
-            on_grid=np.array(header["on_grid"], np.bool_),
-            num_uniform=np.array(header["num_uniform"], np.int64),
-        )
-        lengths = {len(part) for part in vars(frames).values()}
-        if len(lengths) != 1 or 0 in lengths:
-            raise ValueError(f"parts of {sorted(lengths)} frames")
-        item = None
-        if header["item"] is not None:
-            about = self._identified
-            item = MediaItem(
-                path=self._path,
-                kind=about["kind"],
-                content_hash=about["hash"],
-                size_bytes=about["size_bytes"],
-                modified_ns=about["modified_ns"],
-                **header["item"],
-            )
+        with _believed():
+            frames = _frames(message, self._shape)
+            item = self._item(message.header["item"])
         return Decoded(self._path, attempt, item, frames, last=item is not None)
+
+    def _item(self, said: dict[str, Any] | None) -> MediaItem | None:
+        about = self._identified
+        if about is None:
+            raise ValueError("frames of a file that was not identified")
+        if said is None:
+            return None
+        for name, value in said.items():
+            if not isinstance(value, _ITEM_TYPES[name]):
+                raise TypeError(f"{name} is a {type(value).__name__}")
+        return MediaItem(
+            path=self._path,
+            kind=about.kind,
+            content_hash=about.content_hash,
+            size_bytes=about.size_bytes,
+            modified_ns=about.modified_ns,
+            **said,
+        )
+
+
+@dataclass(frozen=True)
+class _Identified:
+    """What a worker found a file to be; checked, since names are made of the hash."""
+
+    content_hash: str
+    kind: Literal["image", "video"]
+    size_bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, header: dict[str, Any]) -> "_Identified":
+        with _believed():
+            if not re.fullmatch("[0-9a-f]{64}", header["hash"]):
+                raise ValueError("no SHA-256")
+            if header["kind"] not in ("image", "video"):
+                raise ValueError("no kind of media")
+            size_bytes, modified_ns = int(header["size_bytes"]), int(header["modified_ns"])
+            return cls(header["hash"], header["kind"], size_bytes, modified_ns)
+
+
+_TEXT, _NUMBER = str | None, float | int | None
+_ITEM_TYPES: dict[str, Any] = {
+    "width": int,
+    "height": int,
+    "duration_seconds": _NUMBER,
+    "taken_at": _TEXT,
+    "camera": _TEXT,
+    "latitude": _NUMBER,
+    "longitude": _NUMBER,
+}
+
+
+def _frames(message: Message, shape: tuple[int, ...]) -> Frames:
+    header = message.header
+    frames = Frames(
+        pixels=message.payload.reshape(-1, *shape),  # (T, 3, H, W)
+        pts_seconds=np.array(header["pts_seconds"], np.float64),
+        on_grid=np.array(header["on_grid"], np.bool_),
+        num_uniform=np.array(header["num_uniform"], np.int64),
+    )
+    lengths = {part.shape[:1] for part in vars(frames).values()}
+    if len(lengths) != 1 or (0,) in lengths or frames.pts_seconds.ndim != 1:
+        raise ValueError(f"parts of {sorted(lengths)} frames")
+    return frames
+
+
+def _failure(message: Message) -> tuple[str, str]:
+    with _believed():
+        return str(message.header["outcome"]), str(message.header["reason"])
+
+
+@contextlib.contextmanager
+def _believed() -> Iterator[None]:
+    """What a worker says is used inside: where it makes no sense, the worker counts as crashed."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError):
+        raise lost_its_way() from None

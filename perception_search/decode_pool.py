@@ -15,7 +15,12 @@ from perception_search.decode_events import (
     Restarted,
     decode_request,
 )
-from perception_search.decode_process import WorkerDied, WorkerOptions, WorkerProcess
+from perception_search.decode_process import (
+    WorkerDied,
+    WorkerOptions,
+    WorkerProcess,
+    start_worker,
+)
 from perception_search.frames import FrameSpec, Sampling
 
 _QUEUE_BYTES = 64 << 20
@@ -201,8 +206,7 @@ class _Run:
             claim=self._claim,
         )
         for attempt in range(1, _ATTEMPTS + 1):
-            if worker is None:
-                worker = self._start()
+            worker = worker or start_worker(self._options, self._adopt)
             try:
                 for event in file.events(worker, attempt):
                     self._put(event)
@@ -216,20 +220,16 @@ class _Run:
                     self._put(Restarted(path, attempt + 1))
                 else:
                     self._put(file.failed(death.outcome, death.reason))
+            except BaseException:
+                self._drop(worker)
+                raise
         return None
 
-    def _start(self) -> WorkerProcess:
-        worker = WorkerProcess(self._options)
+    def _adopt(self, worker: WorkerProcess) -> None:
         with self._lock:
             self._workers.add(worker)
             if self._is_closed:
                 worker.end("closed", "closed")
-        try:
-            worker.wait_until_ready()
-        except BaseException:
-            self._drop(worker)
-            raise
-        return worker
 
     def _drop(self, worker: WorkerProcess | None) -> None:
         if worker is not None:

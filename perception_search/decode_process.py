@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
@@ -27,6 +28,7 @@ from perception_search.errors import MissingExtra, PerceptionSearchError
 
 _READ_BUFFER_BYTES = 1 << 16
 _START_SECONDS = 120.0
+_STARTS = 3
 _TICK_SECONDS = 0.25
 _MEMORY_TICKS = 4
 _VIDEO_THREADS = 2
@@ -72,13 +74,18 @@ class WorkerOptions:
                 raise ValueError(f"{name}={getattr(self, name)}; must be > 0")
 
 
-class WorkerDied(Exception):  # noqa: N818
+class WorkerDied(Exception):
     """A worker ended, or had to be ended, while it was asked something."""
 
     def __init__(self, outcome: str, reason: str) -> None:
         super().__init__(reason)
         self.outcome = outcome
         self.reason = reason
+
+
+def lost_its_way() -> WorkerDied:
+    """The end of a worker that says what none says."""
+    return WorkerDied("crashed", "its decoder lost its way")
 
 
 @dataclass(frozen=True)
@@ -124,16 +131,16 @@ class WorkerProcess:
         Raises:
             MissingExtra: it lacks an optional package.
             PerceptionSearchError: it cannot start at all.
+            WorkerDied: it was killed meanwhile.
         """
         try:
             message = self.answer(_START_SECONDS)
         except WorkerDied as death:
-            if self._verdict is not None and self._verdict.outcome == "closed":
+            if self._process.returncode < 0 and death.outcome != "timed_out":
                 raise
             self._log.seek(0)
             said = self._log.read().decode("utf-8", "replace").strip().splitlines()
-            last = said[-1] if said else death.reason
-            raise PerceptionSearchError(f"the decoding process does not start: {last}") from None
+            raise _no_start(said[-1] if said else death.reason) from None
         if message.say == "unusable":
             raise MissingExtra(str(message.header.get("reason")))
 
@@ -207,7 +214,7 @@ class WorkerProcess:
 
     def _nonsense(self) -> WorkerDied:
         if self._verdict is None:
-            self._verdict = WorkerDied("crashed", "the decoder lost its way")
+            self._verdict = lost_its_way()
         return self._verdict
 
     def _death(self) -> WorkerDied:
@@ -239,6 +246,42 @@ class WorkerProcess:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def start_worker(
+    options: WorkerOptions, adopt: Callable[[WorkerProcess], None] = lambda worker: None
+) -> WorkerProcess:
+    """A worker that takes requests; one that is killed before it does is replaced, twice.
+
+    Args:
+        options: what it is started with.
+        adopt: called with the worker before it is ready, so that another thread can end it.
+
+    Raises:
+        MissingExtra: it lacks an optional package.
+        PerceptionSearchError: it cannot start.
+        WorkerDied: another thread ended it.
+    """
+    reason = ""
+    for _ in range(_STARTS):
+        worker = WorkerProcess(options)
+        try:
+            adopt(worker)
+            worker.wait_until_ready()
+            return worker
+        except WorkerDied as death:
+            worker.close()
+            if death.outcome == "closed":
+                raise
+            reason = death.reason
+        except BaseException:
+            worker.close()
+            raise
+    raise _no_start(reason)
+
+
+def _no_start(reason: str) -> PerceptionSearchError:
+    return PerceptionSearchError(f"the decoding process does not start: {reason}")
 
 
 class _Watchdog:

@@ -16,7 +16,12 @@ from perception_search.decode_events import (
     ForgetUniform,
     decode_request,
 )
-from perception_search.decode_process import WorkerDied, WorkerOptions, WorkerProcess
+from perception_search.decode_process import (
+    WorkerDied,
+    WorkerOptions,
+    WorkerProcess,
+    start_worker,
+)
 from perception_search.errors import MediaError
 from perception_search.frames import Frames, FrameSpec, MediaItem, Sampling
 
@@ -118,12 +123,7 @@ class MediaReader:
         if self._process is not None and not self._process.is_alive():
             self._drop()
         if self._process is None:
-            self._process = WorkerProcess(self._options)
-            try:
-                self._process.wait_until_ready()
-            except BaseException:
-                self._drop()
-                raise
+            self._process = start_worker(self._options)
         return self._process
 
     def _drop(self) -> None:
