@@ -282,12 +282,17 @@ def _nominal_seconds(stream: Any) -> float:
 
 def _stamp_seconds(frame: Any, stream: Any) -> float | None:
     stamp = frame.dts if frame.pts is None else frame.pts
-    return None if stamp is None else float(stamp * stream.time_base)
+    return None if stamp is None else _seconds(stamp, stream)
 
 
 def _duration_seconds(frame: Any, stream: Any, nominal_seconds: float) -> float:
     duration = frame.duration or 0
-    return float(duration * stream.time_base) if duration > 0 else nominal_seconds
+    return _seconds(duration, stream) if duration > 0 else nominal_seconds
+
+
+def _seconds(ticks: int, stream: Any) -> float:
+    base = stream.time_base
+    return ticks * int(base.numerator) / int(base.denominator)
 
 
 def _picture(frame: Any) -> Image.Image:
