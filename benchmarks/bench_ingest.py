@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -27,18 +26,18 @@ from PIL import Image
 
 from perception_search import Collection, load_encoder
 from perception_search.assets import sample_media
+from perception_search.encoder.protocol import encode_batches
 
 SMALL, LARGE = (640, 480), (4000, 3000)
+BATCHES = 16
 
 
 def write_photographs(folder: Path, count: int, size: tuple[int, int], seed: int) -> None:
     """`count` JPEGs of `size`: random parts of the sample photographs."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    sources = []
-    for path in sorted(sample_media().iterdir()):
-        if path.suffix in (".jpg", ".png"):
-            sources.append(Image.open(path).convert("RGB"))
+    paths = [p for p in sorted(sample_media().iterdir()) if p.suffix in (".jpg", ".png")]
+    sources = [Image.open(path).convert("RGB") for path in paths]
     for number in range(count):
         source = sources[number % len(sources)]
         width, height = source.size
@@ -50,15 +49,19 @@ def write_photographs(folder: Path, count: int, size: tuple[int, int], seed: int
 
 
 def random_weights(folder: Path) -> Path:
-    """A weights file of PE-Core-B16-224 with random values in both towers."""
+    """A weights file of PE-Core-B16-224 whose vision tower is random; it has no text tower."""
     import torch
     from safetensors.torch import save_file
 
-    from perception_search.encoder.weights import random_tensors
+    from perception_search.encoder.config import MODELS
+    from perception_search.encoder.towers import VisionTower
 
     torch.manual_seed(0)
+    with torch.device("meta"):
+        shapes = VisionTower(MODELS["PE-Core-B16-224"].vision).state_dict()
+    tensors = {f"visual.{k}": 0.02 * torch.randn(v.shape) for k, v in shapes.items()}
     path = folder / "PE-Core-B16-224.safetensors"
-    save_file(random_tensors("PE-Core-B16-224"), path)
+    save_file(tensors, path)
     return path
 
 
@@ -68,32 +71,29 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def seconds_per_frame(encoder: Any, seconds: float) -> list[float]:
-    """Time a frame for batches of random pixels, for about `seconds`."""
+def seconds_per_frame(encoder: Any, num_batches: int) -> float:
+    """Time a frame where nothing but the encoder runs, over `num_batches` of random pixels."""
     spec = encoder.frame_spec
     shape = (encoder.batch_size, 3, spec.height, spec.width)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     encoder.encode_frames(pixels)
-    times: list[float] = []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end or len(times) < 2:
-        start = time.monotonic()
-        encoder.encode_frames(pixels)
-        times.append((time.monotonic() - start) / len(pixels))
-    return times
+    start = time.monotonic()
+    for _ in encode_batches(encoder, [pixels] * num_batches):
+        pass
+    return (time.monotonic() - start) / (num_batches * len(pixels))
 
 
 def measure(name: str, encoder: Any, media: Path, folder: Path) -> dict[str, Any]:
     """One ingest of `media` with `encoder`, and its bound."""
-    times = seconds_per_frame(encoder, 8)
+    times = [seconds_per_frame(encoder, BATCHES) for _ in range(2)]
     photos = Collection.create(folder / f"{name}.ps", encoder=encoder)
     before = cpu_seconds()
     report = photos.ingest(media)
     cpu = cpu_seconds() - before
-    times += seconds_per_frame(encoder, 8)
+    times += [seconds_per_frame(encoder, BATCHES) for _ in range(2)]
     assert not report.failed, report.failed[:3]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    encode_alone = statistics.median(times) * report.ingested
+    encode_alone = min(times) * report.ingested
     bound = max(encode_alone, cpu / (cores or 1))
     return {
         "encoder": name,

@@ -39,8 +39,7 @@ def run(
     if media is None:
         from perception_search.assets import sample_media
 
-        say("Fetching the sample media (once).")
-        media = sample_media()
+        media = sample_media(say)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "demo.ps"
     photos = Collection.open(path) if path.exists() else Collection.create(path, model=model)

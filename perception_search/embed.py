@@ -1,17 +1,21 @@
 """Decoded frames become the rows of finished files, in batches of any files; writes nothing."""
 
+import collections
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception_search import segments
 from perception_search.decode import Decoded, Event, Failed, ForgetUniform, Known, Restarted
-from perception_search.encoder.protocol import Encoder
+from perception_search.encoder.protocol import Encoder, encode_batches
 from perception_search.frames import Frames, MediaItem
 from perception_search.writer import Grid, NewRow
+
+_MAX_STEPS = 256
 
 
 @dataclass
@@ -75,70 +79,94 @@ class Assembly:
         return rows, grid
 
 
-class _Batch:
-    """Frames of any files, embedded together as soon as there are enough."""
+class Forgotten(NamedTuple):
+    """The whole-video frames of a file so far were not the right ones."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._waiting: list[tuple[Assembly, Frames]] = []
-        self._num_frames = 0
+    assembly: Assembly
 
-    def add(self, assembly: Assembly, frames: Frames) -> None:
-        self._waiting.append((assembly, frames))
-        self._num_frames += len(frames.pixels)
 
-    @property
-    def is_full(self) -> bool:
-        return self._num_frames >= self._encoder.batch_size
+class Pixels(NamedTuple):
+    """Frames of a file that wait to be embedded."""
 
-    def flush(self) -> None:
-        """Embed all that waits, in the encoder's batch size."""
-        if not self._waiting:
-            return
-        pixels = [frames.pixels for _, frames in self._waiting]
-        together = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)  # (N, 3, H, W)
-        size = self._encoder.batch_size
-        embeddings = np.concatenate(
-            [
-                self._encoder.encode_frames(together[first : first + size])
-                for first in range(0, len(together), size)
-            ]
-        )
-        first = 0
-        for assembly, frames in self._waiting:
-            assembly.add(frames, embeddings[first : first + len(frames.pixels)])
-            first += len(frames.pixels)
-        self._waiting, self._num_frames = [], 0
+    assembly: Assembly
+    frames: Frames
+
+
+Step = Pixels | Forgotten | Assembly | Failed | Known
 
 
 def embedded(events: Iterable[Event], encoder: Encoder) -> Iterator[Assembly | Failed | Known]:
-    """Every event but the pixels: files come out as assemblies when all of them is embedded."""
-    batch = _Batch(encoder)
+    """Every event but the pixels: a file comes out as an assembly when all of it is embedded.
+
+    Frames of any files are embedded together; what happened in between keeps its place.
+    """
+    waiting: collections.deque[list[Step]] = collections.deque()
+
+    def batches() -> Iterator[NDArray[np.uint8]]:
+        for steps in _batched(_steps(events), encoder.batch_size):
+            waiting.append(steps)
+            pixels = [step.frames.pixels for step in steps if isinstance(step, Pixels)]
+            yield pixels[0] if len(pixels) == 1 else np.concatenate([none, *pixels])
+
+    spec = encoder.frame_spec
+    none = np.empty((0, 3, spec.height, spec.width), np.uint8)
+    for embeddings in encode_batches(encoder, batches()):
+        yield from _taken(waiting.popleft(), embeddings)
+
+
+def _steps(events: Iterable[Event]) -> Iterator[Step]:
+    """Events with the assembly they belong to, chunks of frames one by one."""
     open_files: dict[Path, Assembly] = {}
-    complete: list[Assembly] = []
     for event in events:
         match event:
             case Decoded():
                 assembly = open_files.setdefault(event.path, Assembly(event.path))
                 if len(event.frames.pixels):
-                    batch.add(assembly, event.frames)
+                    yield Pixels(assembly, event.frames)
                 if event.item is not None:
                     assembly.item = event.item
-                    complete.append(open_files.pop(event.path))
+                    yield open_files.pop(event.path)
             case Restarted():
                 open_files.pop(event.path, None)
             case ForgetUniform():
-                batch.flush()
                 if event.path in open_files:
-                    open_files[event.path].forget_uniform()
+                    yield Forgotten(open_files[event.path])
             case Failed():
                 open_files.pop(event.path, None)
                 yield event
             case Known():
                 yield event
-        if batch.is_full:
-            batch.flush()
-            yield from complete
-            complete = []
-    batch.flush()
-    yield from complete
+
+
+def _batched(steps: Iterable[Step], batch_size: int) -> Iterator[list[Step]]:
+    """Steps in order, in lists of about `batch_size` frames, or of many steps without any.
+
+    A step without pixels goes with the frames before it, since it may speak of them.
+    """
+    batch: list[Step] = []
+    num_frames = 0
+    for step in steps:
+        is_full = num_frames >= batch_size and isinstance(step, Pixels)
+        if is_full or len(batch) >= max(batch_size, _MAX_STEPS):
+            yield batch
+            batch, num_frames = [], 0
+        batch.append(step)
+        if isinstance(step, Pixels):
+            num_frames += len(step.frames.pixels)
+    if batch:
+        yield batch
+
+
+def _taken(
+    steps: Iterable[Step], embeddings: NDArray[np.float32]
+) -> Iterator[Assembly | Failed | Known]:
+    first = 0
+    for step in steps:
+        match step:
+            case Pixels(assembly, frames):
+                assembly.add(frames, embeddings[first : first + len(frames.pixels)])
+                first += len(frames.pixels)
+            case Forgotten(assembly):
+                assembly.forget_uniform()
+            case _:
+                yield step

@@ -76,15 +76,15 @@ class TextCache:
         for text, embedding in fresh.items():
             key, content = self._key(text), embedding.astype(np.float32).tobytes()
             entries.append((key, content, _checksum(key, content)))
-        # a read-only collection is searched without a cache
-        with contextlib.suppress(sqlite3.Error, OSError):
-            with contextlib.closing(self._connect()) as connection, connection:
-                connection.executemany(
-                    "INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", entries
-                )
-                (count,) = connection.execute("SELECT count(*) FROM embeddings").fetchone()
-                if count > MAX_ENTRIES:
-                    connection.execute("DELETE FROM embeddings")
+        with (
+            contextlib.suppress(sqlite3.Error, OSError),  # a disk that only reads: no cache
+            contextlib.closing(self._connect()) as connection,
+            connection,
+        ):
+            connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", entries)
+            (count,) = connection.execute("SELECT count(*) FROM embeddings").fetchone()
+            if count > MAX_ENTRIES:
+                connection.execute("DELETE FROM embeddings")
 
 
 def _checksum(key: bytes, content: bytes) -> bytes:

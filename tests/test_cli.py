@@ -1,4 +1,4 @@
-"""The command line: what it prints, where, and how it ends. With PE-Core-T16 and made-up weights."""
+"""The command line: what it prints, where, how it ends; PE-Core-T16 with made-up weights."""
 
 import json
 import os

@@ -28,6 +28,7 @@ ORDER = [
     "encoder.towers",
     "encoder.tokenizer",
     "encoder.weights",
+    "encoder.streams",
     "encoder.perception",
     "encoder.starter",
     "encoder",

@@ -26,9 +26,8 @@ def test_what_was_committed_is_read_back(tmp_path):
     assert np.array_equal(snapshot.rows.embeddings(np.arange(5)), expected)
     assert np.array_equal(snapshot.rows.embeddings(np.array([3, 0])), expected[[3, 0]])
     assert snapshot.live_items["width"].to_pylist() == [100, 101, 102, 103, 104]
-    assert sorted(map(str, sum(snapshot.live_paths.values(), []))) == [
-        f"/photos/{n}.jpg" for n in range(5)
-    ]
+    paths = [str(path) for paths in snapshot.live_paths.values() for path in paths]
+    assert sorted(paths) == [f"/photos/{n}.jpg" for n in range(5)]
 
 
 def test_nothing_is_visible_before_the_commit(tmp_path):

@@ -4,7 +4,7 @@ Each tower is loaded when it is first needed, and torch with it.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -208,6 +208,16 @@ class PerceptionEncoder:
                 batch = torch.from_numpy(part).to(self.device)
                 out.append(tower(torch.add(minus_one, batch, alpha=1 / 127.5)))  # 0..255 -> -1..1
             return _numpy(torch.cat(out))
+
+    def encode_stream(
+        self, batches: "Iterable[NDArray[np.uint8]]"
+    ) -> Iterator[NDArray[np.float32]]:
+        """`encode_frames` of every batch, in order; on a CPU several at once, one a core."""
+        if self.device.type != "cpu":
+            return map(self.encode_frames, batches)
+        from perception_search.encoder.streams import encode_in_threads
+
+        return encode_in_threads(self.encode_frames, batches)
 
     def encode_images(self, images: "Sequence[Picture]") -> NDArray[np.float32]:
         """Unit embeddings (N, dim) of pictures, in order. The text tower is not loaded.
