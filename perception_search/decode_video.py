@@ -131,7 +131,7 @@ class VideoReader:
         self._container: Any = av.open(
             file,
             format=format_name,
-            options={"protocol_whitelist": "none"},
+            container_options={"protocol_whitelist": "none"},  # `options` crashes PyAV < 17.1
             metadata_errors="replace",
             buffer_size=_BUFFER_BYTES,
             io_open=_open_nothing,

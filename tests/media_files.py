@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 from PIL import Image
 
 NUM_BITS = 12
@@ -94,6 +95,8 @@ def write_video(
         if ticks is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         if rotation:
+            if not hasattr(stream, "set_display_rotation"):
+                pytest.skip("this PyAV cannot write how a video is to be turned")
             stream.set_display_rotation(rotation)
         for index in range(num_frames):
             frame = av.VideoFrame.from_ndarray(numbered(first + index, size), format="rgb24")

@@ -227,7 +227,7 @@ def test_a_file_that_kills_two_workers_is_given_up(tmp_path, started, monkeypatc
 
 
 def test_what_came_before_a_crash_is_void(tmp_path, started, monkeypatch):
-    path = write_video(tmp_path / "a.mp4", 400)
+    path = write_video(tmp_path / "a.mp4", 150)
     real = decode_events.FileTalk._decoded
 
     def decoded(self, message, attempt):
@@ -244,7 +244,7 @@ def test_what_came_before_a_crash_is_void(tmp_path, started, monkeypatch):
     assert kinds[0] == kinds[-1] == "Decoded"
     assert next(e.attempt for e in events if isinstance(e, Decoded)) == 1
     pixels, _, on_grid, num_uniform = frames_of(events, path)
-    assert [number_of(p) for p in pixels] == list(range(400))
+    assert [number_of(p) for p in pixels] == list(range(150))
     assert on_grid.all()
     assert num_uniform.sum() == 8
 
@@ -265,11 +265,11 @@ def test_a_hang_is_ended_after_the_time_limit(tmp_path, started, monkeypatch):
 
 
 def test_a_slow_caller_is_no_reason_to_end_a_worker(tmp_path):
-    paths = pictures(tmp_path, 6)
-    with DecodePool(SPEC, num_workers=2, time_limit_seconds=0.8) as pool:
+    paths = pictures(tmp_path, 4)
+    with DecodePool(SPEC, num_workers=2, time_limit_seconds=0.6) as pool:
         events = []
-        for event in pool.decode(paths, lambda *_: time.sleep(0.5) or True):
-            time.sleep(1.0)
+        for event in pool.decode(paths, lambda *_: time.sleep(0.4) or True):
+            time.sleep(0.8)
             events.append(event)
     assert outcomes(events) == {path.name: "Decoded" for path in paths}
     assert not any(isinstance(event, Restarted) for event in events)
