@@ -158,7 +158,7 @@ def test_of_several_streams_the_cover_is_not_the_video(tmp_path):
     with av.open(str(path), "w") as output:
         cover = output.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 320, 320, "yuvj420p"
-        cover.disposition = int(av.stream.Disposition.attached_pic)
+        cover.disposition = av.stream.Disposition.attached_pic.value
         stream = output.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         sound = output.add_stream("aac", rate=48000, layout="mono")
