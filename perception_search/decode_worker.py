@@ -123,7 +123,7 @@ class Worker:
                 )
             )
         else:
-            self._decode_video(request, file, head, found.name, status)
+            self._decode_video(request, file, found.name, status)
 
     def _send_jpeg(self, jpeg: bytes) -> None:
         decode_messages.write(self._out_fd, {"say": "thumbnail"}, jpeg)
@@ -156,19 +156,27 @@ class Worker:
         self._send_frames(frames, size | vars(image.facts))
 
     def _decode_video(
-        self,
-        request: dict[str, Any],
-        file: FileIO,
-        head: bytes,
-        format_name: str,
-        status: os.stat_result,
+        self, request: dict[str, Any], file: FileIO, format_name: str, status: os.stat_result
     ) -> None:
         _refuse_sparse(status)
+        is_fresh = time.time_ns() - status.st_mtime_ns < _FRESH_NS
         if not self._is_wanted("video", self._hash(file, status), status):
             return
+        try:
+            frames, item = self._send_all_but_the_last(request, file, format_name)
+        finally:  # a change is the reason of whatever went wrong
+            _check_unchanged(file, status)
+        # A change within the clock's grain of the last one leaves the times as they were.
+        if is_fresh and self._hash(file, status) != self._content_hash:
+            raise _changed()
+        self._send_frames(frames, item)
+
+    def _send_all_but_the_last(
+        self, request: dict[str, Any], file: FileIO, format_name: str
+    ) -> tuple[Frames, dict[str, Any]]:
+        """Sends a video's frames as they come; the last ones wait for the item."""
         backend = importlib.import_module(_VIDEO_MODULES[self._video_backend])
-        is_fresh = time.time_ns() - status.st_mtime_ns < _FRESH_NS
-        held: Frames | None = None  # the last frames wait for the item that goes with them
+        held: Frames | None = None
         summary = None
         for step in backend.decode_video(
             file,
@@ -188,13 +196,9 @@ class Worker:
                 summary = step
         assert held is not None
         assert summary is not None
-        # A change within the clock's grain of the last one leaves the times as they were.
-        if is_fresh and self._hash(file, status) != self._content_hash:
-            raise _changed()
-        _check_unchanged(file, status)
         size = {"width": summary.width, "height": summary.height}
-        about = {"duration_seconds": summary.duration_seconds}
-        self._send_frames(held, size | about | vars(summary.facts))
+        duration = {"duration_seconds": summary.duration_seconds}
+        return held, size | duration | vars(summary.facts)
 
     def _hash(self, file: FileIO, status: os.stat_result) -> str:
         file.seek(0)

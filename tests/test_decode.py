@@ -335,8 +335,7 @@ def test_a_video_that_changes_while_it_is_read_is_given_up(tmp_path, monkeypatch
         )
     with DecodePool(FrameSpec(448, 448), Sampling(25.0, 8), num_workers=1) as pool:
         [event] = final(pool.decode([path], change if when == "claim" else None)).values()
-    assert event.outcome in ("changed_during_read", "unreadable")
-    assert isinstance(event, Failed)
+    assert event.outcome == "changed_during_read"
 
 
 def test_a_picture_that_changes_after_it_was_hashed_is_what_was_hashed(tmp_path):
