@@ -45,6 +45,7 @@ class TextCache:
     def _connect(self) -> sqlite3.Connection:
         self._path.parent.mkdir(exist_ok=True)
         connection = sqlite3.connect(self._path, timeout=1.0)
+        connection.execute("PRAGMA synchronous = OFF")  # what power loss damages is made anew
         connection.execute(
             "CREATE TABLE IF NOT EXISTS embeddings "
             "(key BLOB PRIMARY KEY, embedding BLOB, checksum BLOB) WITHOUT ROWID"
