@@ -62,6 +62,7 @@ class Worker:
         self._out_fd = out_fd
         self._in_fd = in_fd
         self._max_pixels: int = options.max_pixels
+        self._memory_limit_bytes: int = options.memory_limit_bytes
         self._num_threads: int = options.num_threads
         self._video_backend: str = options.video_backend
 
@@ -78,7 +79,8 @@ class Worker:
                     outcome = "unreadable"
                 self._fail(outcome, error.reason)
             except MemoryError:
-                self._fail("out_of_memory", "decoding it needs more memory than is allowed")
+                limit = f"{self._memory_limit_bytes >> 20:,} MiB"
+                self._fail("out_of_memory", f"needs more than {limit} of memory; allow more to try")
             except FileNotFoundError:
                 self._fail("unreadable", "it is not there any more")
             except PermissionError:
