@@ -239,8 +239,8 @@ class WorkerProcess:
         elif look_at_memory:
             held = resident_bytes(self._process.pid)
             if held is not None and held > self._memory_limit_bytes:
-                limit = f"{self._memory_limit_bytes >> 20:,} MiB"
-                self.end("out_of_memory", f"needs more than {limit} of memory; allow more to try")
+                allowed = f"{self._memory_limit_bytes >> 20:,} MiB"
+                self.end("out_of_memory", f"needs more than {allowed} of memory; allow more to try")
 
     def __enter__(self) -> Self:
         return self

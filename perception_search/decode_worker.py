@@ -79,8 +79,10 @@ class Worker:
                     outcome = "unreadable"
                 self._fail(outcome, error.reason)
             except MemoryError:
-                limit = f"{self._memory_limit_bytes >> 20:,} MiB"
-                self._fail("out_of_memory", f"needs more than {limit} of memory; allow more to try")
+                allowed = f"{self._memory_limit_bytes >> 20:,} MiB"
+                self._fail(
+                    "out_of_memory", f"needs more than {allowed} of memory; allow more to try"
+                )
             except FileNotFoundError:
                 self._fail("unreadable", "it is not there any more")
             except PermissionError:
