@@ -1,0 +1,61 @@
+"""The page: every hit with its picture, nothing of a name or a query taken for HTML."""
+
+from pathlib import Path
+
+import pytest
+
+from perception_search.errors import MediaError
+from perception_search.hits import Hit
+from perception_search.page import clock, render
+
+PICTURE = Hit(0, Path("/p/<b>&\udce9.jpg"), "image", 0.5)
+VIDEO = Hit(1, Path("/p/clip.mp4"), "video", 0.25, 72.44, 78.0)
+
+
+def page(results, thumbnail=lambda *_: b"jpeg", **how):
+    return render(results, title="t<", model="m", notice=None, thumbnail=thumbnail, **how)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "00:00:00.0"), (72.44, "00:01:12.4"), (59.96, "00:01:00.0"), (36000.04, "10:00:00.0")],
+)
+def test_times_are_read_by_people(seconds, shown):
+    assert clock(seconds) == shown
+
+
+def test_names_and_queries_are_escaped():
+    text = page([("<script>", [PICTURE])])
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+    assert "<b>&" not in text
+    assert "\\xe9.jpg" in text
+    assert "<title>t&lt;</title>" in text
+
+
+def test_a_video_shows_its_time_and_its_middle_frame():
+    asked = []
+
+    def thumbnail(path, seconds, side):
+        asked.append((path, seconds, side))
+        return b"jpeg"
+
+    text = page([("q", [VIDEO, PICTURE])], thumbnail)
+    assert "▶ 00:01:12.4 – 00:01:18.0" in text
+    assert asked[0] == (VIDEO.path, pytest.approx(75.22), 320)
+    assert asked[1][1] == 0
+    assert text.count("data:image/jpeg;base64,anBlZw==") == 2
+
+
+def test_a_file_that_is_gone_is_shown_without_its_picture():
+    def gone(*_):
+        raise MediaError("unreadable", "it is gone")
+
+    text = page([("q", [VIDEO]), ("nothing", [])], gone)
+    assert "it is gone" in text
+    assert "Nothing found." in text
+
+
+def test_right_answers_are_marked_where_they_are_known():
+    text = page([("q", [VIDEO, PICTURE])], right=lambda query, path: path == VIDEO.path)
+    assert text.count('class="frame right"') == 1
