@@ -126,7 +126,7 @@ class StarterEncoder:
             return _GPU_BATCH_SIZE
         import torch
 
-        return max(4, torch.get_num_threads())  # more leave the caches: 16 take 1.2 x the time each
+        return max(4, torch.get_num_threads())  # more are slower: they leave the caches
 
     @property
     def provenance(self) -> Mapping[str, str]:
