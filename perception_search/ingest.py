@@ -271,6 +271,9 @@ class _Ingest:
             if content_hash in self._in_flight:
                 self._in_flight[content_hash].append(path)
                 return
+        if content_hash not in self._outcomes:  # its twin was not read to the end
+            self._finish(path, "changed_during_read", "a twin of it changed; ingest it again")
+            return
         outcome, reason = self._outcomes[content_hash]
         self._add_path(path, content_hash, outcome, reason)
         if outcome == "ingested":
@@ -301,6 +304,9 @@ class _Ingest:
             file.size_bytes, file.modified_ns, file.inode, content_hash, outcome, reason
         )
         self.writer.add_path(path, record)
+        before = self.known.get(path)
+        if before is not None and before.content_hash not in (None, content_hash):
+            self.copies.get(before.content_hash or "", set()).discard(path)
         if outcome == "ingested" and content_hash is not None:
             self.copies.setdefault(content_hash, set()).add(path)
 

@@ -114,6 +114,17 @@ def test_a_changed_file_is_embedded_again_and_the_old_content_hidden(photos, med
     assert photos.search("red", k=1)[0].path == first
 
 
+def test_content_that_moved_on_is_no_duplicate_of_where_it_was(photos, media):
+    photos.ingest(media)
+    first = sorted(media.rglob("*.jpg"))[0]
+    first.rename(media / "a_renamed.jpg")
+    Image.fromarray(colour((0, 255, 0))).save(first)
+    seen = outcomes(photos, media)
+    assert seen[first.name] == "ingested"
+    assert seen["a_renamed.jpg"] in ("unchanged", "duplicate")
+    assert len(photos.search("red", k=100)) == 11
+
+
 def test_vanished_files_are_hidden_and_come_back_without_embedding(photos, media, encoder):
     photos.ingest(media)
     first = sorted(media.rglob("*.jpg"))[0]
