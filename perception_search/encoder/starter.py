@@ -27,7 +27,7 @@ import contextlib
 import hashlib
 import io
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -182,6 +182,16 @@ class StarterEncoder:
                 by_kind.index_add_(1, kind_of_class, _class_distribution(logits, _KIND_TEMPERATURE))
                 out[start : start + len(part)] = _join(by_class, by_kind)
         return out
+
+    def encode_stream(
+        self, batches: "Iterable[NDArray[np.uint8]]"
+    ) -> Iterator[NDArray[np.float32]]:
+        """`encode_frames` of every batch, in order; on a CPU several at once, one a core."""
+        if self.device.type != "cpu":
+            return map(self.encode_frames, batches)
+        from perception_search.encoder.streams import encode_in_threads
+
+        return encode_in_threads(self.encode_frames, batches)
 
     def encode_images(self, images: "Sequence[Picture]") -> NDArray[np.float32]:
         """Unit embeddings (N, dim) of pictures, in order. The text model is not loaded.
