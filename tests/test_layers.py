@@ -35,6 +35,7 @@ ORDER = [
     "encoder.tokenizer",
     "encoder.weights",
     "encoder.streams",
+    "encoder.base",
     "encoder.perception",
     "encoder.starter",
     "encoder",

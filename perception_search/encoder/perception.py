@@ -4,34 +4,31 @@ Each tower is loaded when it is first needed, and torch with it.
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_search.encoder.base import TorchEncoder, unit
 from perception_search.encoder.config import MODELS, ModelConfig, resolve_name
 from perception_search.encoder.protocol import Identity
 from perception_search.encoder.tokenizer import tokenize
 from perception_search.encoder.weights import find_weights, load_tower, tower_sha256
-from perception_search.errors import MediaError
-from perception_search.frames import FrameSpec, prepare_image
+from perception_search.frames import FrameSpec
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
     from perception_search.encoder.towers import TextTower, VisionTower
-
-    Picture: TypeAlias = Image.Image | str | Path | NDArray[np.uint8]
 
 _DTYPES = ("auto", "float32", "bfloat16", "int8")
 _GPU_TOKENS_PER_BATCH = 65536
 
 
-class PerceptionEncoder:
+class PerceptionEncoder(TorchEncoder):
     """A released PE-Core model, on one device. An `Encoder`, and useful without a collection.
 
     >>> encoder = PerceptionEncoder("PE-Core-B16-224")
@@ -62,17 +59,12 @@ class PerceptionEncoder:
     ) -> None:
         if dtype not in _DTYPES:
             raise ValueError(f"dtype={dtype!r}; one of {', '.join(_DTYPES)}")
-        if device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-            raise ValueError(f"device={device!r}; one of auto, cpu, cuda, cuda:<n>, mps")
         if dtype == "int8" and device not in ("auto", "cpu"):
             raise ValueError(f"dtype='int8' with device={device!r}; int8 is for device='cpu'")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; must be >= 1")
+        super().__init__("cpu" if dtype == "int8" else device, batch_size)
         self.config = MODELS[resolve_name(model)]
         self._weights = None if weights is None else find_weights(self.config.name, weights)
-        self._device = device
         self._dtype = dtype
-        self._batch_size = batch_size
         self._loading = threading.RLock()
         self._vision: VisionTower | None = None
         self._text: TextTower | None = None
@@ -102,45 +94,20 @@ class PerceptionEncoder:
         )
 
     @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.config.dim
+
+    @property
     def frame_spec(self) -> FrameSpec:
         """The pixels that `encode_frames` wants."""
         size = self.config.vision.image_size
         return FrameSpec(height=size, width=size)
 
     @property
-    def batch_size(self) -> int:
-        """How many frames are computed at a time."""
-        if self._batch_size is not None:
-            return self._batch_size
-        if self.device.type == "cpu":
-            import torch
-
-            return max(4, torch.get_num_threads())  # more gains nothing and leaves the caches
+    def _gpu_batch_size(self) -> int:
         fitting = _GPU_TOKENS_PER_BATCH // self.config.vision.num_tokens
         return int(2 ** (fitting.bit_length() - 1))
-
-    @property
-    def provenance(self) -> Mapping[str, str]:
-        """Device, dtype and versions."""
-        import torch
-
-        device = str(self.device)
-        if self.device.type == "cuda":
-            device += f" ({torch.cuda.get_device_name(self.device)})"
-        return {"device": device, "dtype": self.dtype, "torch": str(torch.__version__)}
-
-    @cached_property
-    def device(self) -> "torch.device":
-        """Where the towers are."""
-        import torch
-
-        if self._device != "auto":
-            return torch.device(self._device)
-        if self._dtype == "int8":
-            return torch.device("cpu")
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
     @cached_property
     def dtype(self) -> str:
@@ -209,47 +176,6 @@ class PerceptionEncoder:
                 out.append(tower(torch.add(minus_one, batch, alpha=1 / 127.5)))  # 0..255 -> -1..1
             return _numpy(torch.cat(out))
 
-    def encode_stream(
-        self, batches: "Iterable[NDArray[np.uint8]]"
-    ) -> Iterator[NDArray[np.float32]]:
-        """`encode_frames` of every batch, in order; on a CPU several at once, one a core."""
-        if self.device.type != "cpu":
-            return map(self.encode_frames, batches)
-        from perception_search.encoder.streams import encode_in_threads
-
-        return encode_in_threads(self.encode_frames, batches)
-
-    def encode_images(self, images: "Sequence[Picture]") -> NDArray[np.float32]:
-        """Unit embeddings (N, dim) of pictures, in order. The text tower is not loaded.
-
-        Args:
-            images: pictures, paths of pictures, or uint8 arrays (H, W, 3) in RGB, of any size.
-                They are turned upright as their EXIF says.
-
-        Raises:
-            MediaError: a file is not a picture that can be read.
-        """
-        if isinstance(images, str | Path):
-            raise TypeError(f"images is one path, {str(images)!r}; pass a list")
-        out = [np.zeros((0, self.config.dim), np.float32)]
-        for start in range(0, len(images), self.batch_size):
-            part = images[start : start + self.batch_size]
-            out.append(self.encode_frames(np.stack([self._prepared(image) for image in part])))
-        return unit(np.concatenate(out))
-
-    def encode_video(
-        self, frames: NDArray[np.uint8], *, normalize: bool = True
-    ) -> NDArray[np.float32]:
-        """The embedding (dim,) of a video: see `pool_frames`.
-
-        Args:
-            frames: uint8 (T, 3, H, W), RGB, T >= 1.
-            normalize: as the benchmark's retrieval does it; without, its classification.
-        """
-        if not len(frames):
-            raise ValueError("a video of 0 frames; at least 1 is needed")
-        return pool_frames(self.encode_frames(frames), normalize=normalize)
-
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit text embeddings (N, dim), in order. The vision tower is not loaded.
 
@@ -268,77 +194,15 @@ class PerceptionEncoder:
                 out[part] = _numpy(tower(torch.from_numpy(rows[part]).to(self.device)))
         return unit(out)
 
-    def __call__(
-        self, images: "Sequence[Picture]", texts: Sequence[str]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
-        """Unit image embeddings (N, dim), unit text embeddings (M, dim) and the logit scale."""
-        return self.encode_images(images), self.encode_text(texts), self.logit_scale
-
-    def classify(self, image: "Picture", labels: Sequence[str]) -> dict[str, float]:
-        """The probability of each label, in the order given; they sum to 1.
-
-        Args:
-            image: a picture, a path, or a uint8 array (H, W, 3).
-            labels: what it may show, each as one text: `a photo of a cat` does better than `cat`.
-        """
-        if not labels or len(set(labels)) < len(labels):
-            raise ValueError(f"labels={list(labels)}; at least one is needed, and none twice")
-        image_embedding, text_embeddings, logit_scale = self([image], labels)
-        logits = logit_scale * (text_embeddings @ image_embedding[0]).astype(np.float64)
-        weights = np.exp(logits - logits.max())
-        return dict(zip(labels, (weights / weights.sum()).tolist(), strict=True))
-
     @cached_property
     def _weights_path(self) -> Path:
         return self._weights or find_weights(self.config.name)
-
-    @property
-    def _float(self) -> "torch.dtype":
-        import torch
-
-        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
 
     def _finish(self, tower: "VisionTower | TextTower") -> None:
         if self.dtype == "int8":
             from perception_search.encoder.layers import to_int8
 
             to_int8(tower)
-
-    def _prepared(self, image: "Picture") -> NDArray[np.uint8]:
-        from PIL import Image
-
-        if isinstance(image, Image.Image):
-            return prepare_image(image, self.frame_spec)
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(
-                    f"an image is {image.dtype} of shape {image.shape}; must be uint8 (H, W, 3)"
-                )
-            return prepare_image(Image.fromarray(image), self.frame_spec)
-        try:
-            with Image.open(image) as opened:
-                return prepare_image(opened, self.frame_spec)
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # picture files raise anything
-            raise MediaError("unreadable", f"{image} cannot be read: {error}") from error
-
-
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The vectors (..., dim) at length 1."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    out: NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return out
-
-
-def pool_frames(embeddings: NDArray[np.float32], *, normalize: bool) -> NDArray[np.float32]:
-    """One vector (..., dim) from raw frame embeddings (..., T, dim).
-
-    With `normalize` the mean of the frames at unit length: it is shorter than 1, and the
-    reference's retrieval benchmark keeps it so. Without, the mean of the raw frames.
-    """
-    out: NDArray[np.float32] = (unit(embeddings) if normalize else embeddings).mean(axis=-2)
-    return out
 
 
 def _numpy(tensor: "torch.Tensor") -> NDArray[np.float32]:

@@ -27,27 +27,24 @@ import contextlib
 import hashlib
 import io
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception_search import durable
 from perception_search.assets import cache_folder, starter_files, starter_sha256
-from perception_search.encoder.perception import pool_frames, unit
+from perception_search.encoder.base import TorchEncoder, unit
 from perception_search.encoder.protocol import Identity
-from perception_search.errors import DownloadError, MediaError, MissingExtra
-from perception_search.frames import FrameSpec, prepare_image
+from perception_search.errors import DownloadError, MissingExtra
+from perception_search.frames import FrameSpec
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
     from torch import Tensor, nn
-
-    Picture: TypeAlias = Image.Image | str | Path | NDArray[np.uint8]
 
 _JOIN = "square roots of class and kind distributions, 3 to 1, windows"  # part of the hashes
 _SIZE = 224
@@ -70,7 +67,7 @@ def classes() -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64]]:
     return tuple(name for name, _ in table), tuple(kinds), kind_of_class
 
 
-class StarterEncoder:
+class StarterEncoder(TorchEncoder):
     """A small `Encoder` that works with no hub; what it knows is said at the top of its module.
 
     >>> encoder = StarterEncoder()
@@ -87,15 +84,8 @@ class StarterEncoder:
     ) -> None:
         if dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"dtype={dtype!r}; the starter takes auto, float32 or bfloat16")
-        if device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-            raise ValueError(f"device={device!r}; one of auto, cpu, cuda, cuda:<n>, mps")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; must be >= 1")
-        self.dim = len(classes()[0]) + len(classes()[1])
-        self.dtype = "float32" if dtype == "auto" else dtype
-        self.logit_scale = _LOGIT_SCALE
-        self._device = device
-        self._batch_size = batch_size
+        super().__init__(device, batch_size)
+        self._dtype = "float32" if dtype == "auto" else dtype
         self._loading = threading.RLock()
         self._vision: tuple[nn.Module, nn.Module] | None = None
         self._text: _MiniLM | None = None
@@ -112,42 +102,30 @@ class StarterEncoder:
             pooling="mean of the frames' unit embeddings",
         )
 
+    @cached_property
+    def dim(self) -> int:
+        """Length of an embedding: one number a class and one a kind."""
+        names, kinds, _ = classes()
+        return len(names) + len(kinds)
+
+    @property
+    def dtype(self) -> str:
+        """What the image model computes in."""
+        return self._dtype
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor before the softmax over cosines."""
+        return _LOGIT_SCALE
+
     @property
     def frame_spec(self) -> FrameSpec:
         """The pixels that `encode_frames` wants."""
         return FrameSpec(height=_SIZE, width=_SIZE, resize="squash", interpolation="bicubic")
 
     @property
-    def batch_size(self) -> int:
-        """How many frames are computed at a time."""
-        if self._batch_size is not None:
-            return self._batch_size
-        if self.device.type != "cpu":
-            return _GPU_BATCH_SIZE
-        import torch
-
-        return max(4, torch.get_num_threads())  # more are slower: they leave the caches
-
-    @property
-    def provenance(self) -> Mapping[str, str]:
-        """Device, dtype and versions."""
-        import torch
-
-        device = str(self.device)
-        if self.device.type == "cuda":
-            device += f" ({torch.cuda.get_device_name(self.device)})"
-        return {"device": device, "dtype": self.dtype, "torch": str(torch.__version__)}
-
-    @cached_property
-    def device(self) -> "torch.device":
-        """Where the models are."""
-        import torch
-
-        if self._device != "auto":
-            return torch.device(self._device)
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    def _gpu_batch_size(self) -> int:
+        return _GPU_BATCH_SIZE
 
     def encode_frames(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Image embeddings (N, dim) of frames, in order; of length 1 as they are made.
@@ -183,42 +161,6 @@ class StarterEncoder:
                 out[start : start + len(part)] = _join(by_class, by_kind)
         return out
 
-    def encode_stream(
-        self, batches: "Iterable[NDArray[np.uint8]]"
-    ) -> Iterator[NDArray[np.float32]]:
-        """`encode_frames` of every batch, in order; on a CPU several at once, one a core."""
-        if self.device.type != "cpu":
-            return map(self.encode_frames, batches)
-        from perception_search.encoder.streams import encode_in_threads
-
-        return encode_in_threads(self.encode_frames, batches)
-
-    def encode_images(self, images: "Sequence[Picture]") -> NDArray[np.float32]:
-        """Unit embeddings (N, dim) of pictures, in order. The text model is not loaded.
-
-        Args:
-            images: pictures, paths of pictures, or uint8 arrays (H, W, 3) in RGB, of any size.
-                They are turned upright as their EXIF says.
-
-        Raises:
-            MediaError: a file is not a picture that can be read.
-        """
-        if isinstance(images, str | Path):
-            raise TypeError(f"images is one path, {str(images)!r}; pass a list")
-        out = [np.zeros((0, self.dim), np.float32)]
-        for start in range(0, len(images), self.batch_size):
-            part = images[start : start + self.batch_size]
-            out.append(self.encode_frames(np.stack([self._prepared(image) for image in part])))
-        return unit(np.concatenate(out))
-
-    def encode_video(
-        self, frames: NDArray[np.uint8], *, normalize: bool = True
-    ) -> NDArray[np.float32]:
-        """The embedding (dim,) of a video of T >= 1 frames (T, 3, 224, 224): see `pool_frames`."""
-        if not len(frames):
-            raise ValueError("a video of 0 frames; at least 1 is needed")
-        return pool_frames(self.encode_frames(frames), normalize=normalize)
-
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit text embeddings (N, dim), in order. The image model is not loaded.
 
@@ -237,32 +179,6 @@ class StarterEncoder:
         by_class = (cosines[:, :num_classes] / _TEXT_TEMPERATURE).softmax(dim=1)
         by_kind = (cosines[:, num_classes:] / _TEXT_TEMPERATURE).softmax(dim=1)
         return unit(_join(by_class, by_kind))
-
-    def __call__(
-        self, images: "Sequence[Picture]", texts: Sequence[str]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
-        """Unit image embeddings (N, dim), unit text embeddings (M, dim) and the logit scale."""
-        return self.encode_images(images), self.encode_text(texts), self.logit_scale
-
-    def classify(self, image: "Picture", labels: Sequence[str]) -> dict[str, float]:
-        """The probability of each label, in the order given; they sum to 1.
-
-        Args:
-            image: a picture, a path, or a uint8 array (H, W, 3).
-            labels: what it may show, each as one text.
-        """
-        if not labels or len(set(labels)) < len(labels):
-            raise ValueError(f"labels={list(labels)}; at least one is needed, and none twice")
-        image_embedding, text_embeddings, logit_scale = self([image], labels)
-        logits = logit_scale * (text_embeddings @ image_embedding[0]).astype(np.float64)
-        weights = np.exp(logits - logits.max())
-        return dict(zip(labels, (weights / weights.sum()).tolist(), strict=True))
-
-    @property
-    def _float(self) -> "torch.dtype":
-        import torch
-
-        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
 
     def _vision_tower(self) -> "tuple[nn.Module, nn.Module]":
         with self._loading:
@@ -295,25 +211,6 @@ class StarterEncoder:
             content = vectors.tobytes()
             durable.write(path, hashlib.sha256(content).digest() + content)
         return vectors
-
-    def _prepared(self, image: "Picture") -> NDArray[np.uint8]:
-        from PIL import Image
-
-        if isinstance(image, Image.Image):
-            return prepare_image(image, self.frame_spec)
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(
-                    f"an image is {image.dtype} of shape {image.shape}; must be uint8 (H, W, 3)"
-                )
-            return prepare_image(Image.fromarray(image), self.frame_spec)
-        try:
-            with Image.open(image) as opened:
-                return prepare_image(opened, self.frame_spec)
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # picture files raise anything
-            raise MediaError("unreadable", f"{image} cannot be read: {error}") from error
 
 
 def _window_logits(features: "Tensor", classifier: "nn.Module") -> "Tensor":

@@ -15,7 +15,7 @@ from PIL import Image
 from perception_search import assets
 from perception_search.demo import questions
 from perception_search.encoder import Encoder, starter
-from perception_search.encoder.perception import unit
+from perception_search.encoder.base import unit
 from perception_search.encoder.starter import StarterEncoder, classes
 from perception_search.errors import DownloadError, MissingExtra
 from perception_search.frames import prepare_image

@@ -4,8 +4,8 @@ import torch
 from golden import recipe
 from synthetic import MINI_CLS, MINI_LANG, MINI_NOCLS, tower_state
 
+from perception_search.encoder.base import pool_frames, unit
 from perception_search.encoder.layers import Int8Linear, rope_angles, rotate, to_int8
-from perception_search.encoder.perception import pool_frames, unit
 from perception_search.encoder.towers import TextTower, VisionTower
 
 MINI = {"mini_cls": MINI_CLS, "mini_nocls": MINI_NOCLS}
