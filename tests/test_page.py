@@ -1,12 +1,19 @@
 """The page: every hit with its picture, nothing of a name or a query taken for HTML."""
 
+import io
+import shutil
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from perception_search.errors import MediaError
 from perception_search.hits import Hit
 from perception_search.page import clock, render
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 PICTURE = Hit(0, Path("/p/<b>&\udce9.jpg"), "image", 0.5)
 VIDEO = Hit(1, Path("/p/clip.mp4"), "video", 0.25, 72.44, 78.0)
@@ -59,3 +66,27 @@ def test_a_file_that_is_gone_is_shown_without_its_picture():
 def test_right_answers_are_marked_where_they_are_known():
     text = page([("q", [VIDEO, PICTURE])], right=lambda query, path: path == VIDEO.path)
     assert text.count('class="frame right"') == 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: no browser to look with")
+def test_a_browser_draws_every_picture(tmp_path):
+    def thumbnail(*_):
+        file = io.BytesIO()
+        Image.new("RGB", (320, 240), (255, 0, 0)).save(file, "JPEG", quality=95)
+        return file.getvalue()
+
+    (tmp_path / "page.html").write_text(page([("q", [PICTURE, VIDEO])], thumbnail))
+    for width in (1200, 380):  # a screen, a telephone
+        shot = tmp_path / f"{width}.png"
+        command = [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+            "--no-first-run", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}",
+            f"--window-size={width},900", f"--screenshot={shot}",
+            (tmp_path / "page.html").as_uri(),
+        ]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+        red = (pixels[..., 0] > 240) & (pixels[..., 1:].max(-1) < 20)
+        assert red.sum() > 2 * 120 * 90, "two thumbnails"
+        assert not red[:, -8:].any(), "nothing hangs over the edge"
