@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perception_search.errors import PerceptionSearchError, QueryError
+from perception_search.errors import CollectionNotFound, PerceptionSearchError
 from perception_search.media import DEFAULT_EXCLUDE, display
 from perception_search.show import (
     print_hits,
@@ -88,6 +88,11 @@ def _sentence(error: BaseException) -> str:
 def _open(path: Path, **how: Any) -> "Collection":
     from perception_search.collection import Collection
 
+    if path.is_dir() and any(path.iterdir()) and not (path / "manifests").exists():
+        raise CollectionNotFound(
+            f"{display(path)} is a folder, but no collection. The collection comes first: "
+            f"perception-search ingest photos.ps {display(path)}"
+        )
     collection = Collection.open(path, **how)
     if collection.notice:
         say(collection.notice)
@@ -200,13 +205,15 @@ def ingest(
     missing = [source for source in sources if not source.expanduser().exists()]
     if missing:
         raise FileNotFoundError(f"{display(missing[0])} does not exist; nothing was changed.")
-    if not path.exists() and not dry_run:
+    absent = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    if absent and dry_run:
+        raise CollectionNotFound(f"{display(path)} does not exist yet: everything would be new.")
+    if absent:
         collection = Collection.create(path, weights=weights, device=device, dtype=dtype)
         _created(collection)
-    elif not path.exists():
-        raise PerceptionSearchError(f"{path} does not exist yet, so everything would be new.")
     else:
         collection = _open(path, weights=weights, device=device, dtype=dtype)
+
     if dry_run:
         plan = collection.survey(
             list(sources),
@@ -315,7 +322,7 @@ def search(
     perception-search search photos.ps - < queries.txt
     """
     if query is None and not (text or image or video):
-        raise QueryError("there is nothing to look for; give words, --image or --video.")
+        raise typer.BadParameter("there is nothing to look for; give words, --image or --video.")
     collection = _open(path, weights=weights, device=device, dtype=dtype)
     how: dict[str, Any] = {
         "texts": [_weighted(part) for part in text],
@@ -504,7 +511,7 @@ def remove(
     perception-search remove photos.ps ~/Pictures/receipts
     """
     if not paths and where is None:
-        raise QueryError("there is nothing to remove; give files, folders or --where.")
+        raise typer.BadParameter("there is nothing to remove; give files, folders or --where.")
     hidden = _open(path).remove(paths or (), where=where)
     if as_json:
         for file in hidden:

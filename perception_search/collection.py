@@ -24,6 +24,7 @@ from perception_search.errors import (
     CollectionDamaged,
     CollectionExists,
     CollectionMismatch,
+    MissingExtra,
     PerceptionSearchWarning,
     QueryError,
 )
@@ -559,10 +560,10 @@ class Collection:
             self._index, self._index_stamp = None, stamp
             try:
                 self._index = indexing.open_index(self.path, self._snapshot.rows)
-            except QueryError as error:
+            except (QueryError, MissingExtra) as error:
                 warnings.warn(
-                    f"{error}: searching without it, exactly. "
-                    f"Rebuild it with `perception-search index {self.path}`.",
+                    f"{str(error).rstrip('.')}: searching without the index, exactly. "
+                    f"`perception-search index {self.path}` builds it anew.",
                     PerceptionSearchWarning,
                     stacklevel=4,
                 )

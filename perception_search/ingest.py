@@ -162,6 +162,7 @@ class _Ingest:
         for root in roots:
             if root.is_dir():
                 self.writer.add_root(root)
+        self._remember_unusable(plan.settled)
         self._acknowledge(plan.settled)
         if self.own_columns:
             for file in plan.settled:
@@ -314,14 +315,27 @@ class _Ingest:
         self._pending.append(FileReport(path, outcome, reason))
         self._advance(1)
 
+    def _remember_unusable(self, settled: Sequence[FileReport]) -> None:
+        """Keep what is no regular file, or cannot be looked at, among the failures.
+
+        A file that was taken in and cannot be reached now (a link to a disk that is away) stays.
+        """
+        for file in settled:
+            known = self.known.get(file.path)
+            if file.outcome in ("not_a_file", "unreadable") and (
+                known is None or known.outcome not in (file.outcome, "ingested")
+            ):
+                record = PathRecord(None, None, None, None, file.outcome, file.reason)
+                self.writer.add_path(file.path, record)
+
     def _hide(self, gone: Sequence[Path]) -> None:
         for path in gone:
-            content_hash = self.known[path].content_hash
+            known = self.known[path]
             reason = "it is not there any more"
-            self.writer.add_path(
-                path, PathRecord(None, None, None, content_hash, "removed", reason)
-            )
-            self._pending.append(FileReport(path, "removed", reason))
+            record = PathRecord(None, None, None, known.content_hash, "removed", reason)
+            self.writer.add_path(path, record)
+            if known.outcome == "ingested":  # nobody misses what never was in
+                self._pending.append(FileReport(path, "removed", reason))
 
     def _update_own_columns(self, file: FileReport) -> None:
         """Give a known item the caller's columns where they are new."""

@@ -258,7 +258,7 @@ def test_remove_and_verify(run, made, tmp_path):
     ("arguments", "code", "sentence"),
     [
         (["search", "nowhere.ps", "a"], 1, "is not a collection"),
-        (["search", "{made}"], 1, "nothing to look for"),
+        (["search", "{made}"], 2, "nothing to look for"),
         (["search", "{made}", "  "], 1, "a query is empty"),
         (["search", "{made}", "a", "--where", "nope = 1"], 1, "The columns are"),
         (["search", "{made}", "--text", "0:a"], 1, "a weight of 0"),
@@ -276,7 +276,8 @@ def test_remove_and_verify(run, made, tmp_path):
         (["create", "{made}2", "--model", "PE-Core-G14-448"], 1, "PERCEPTION_SEARCH_WEIGHTS"),
         (["create", "{made}2", "--segment-seconds", "0"], 1, "must be above 0"),
         (["index", "{made}", "--recipe", "nonsense"], 1, "neither a recipe"),
-        (["remove", "{made}"], 1, "nothing to remove"),
+        (["remove", "{made}"], 2, "nothing to remove"),
+        (["ingest", "/usr", "{made}"], 1, "The collection comes first"),
         (["remove", "{made}", "/nowhere"], 1, "nothing was removed"),
         (["nonsense"], 2, "nonsense"),
     ],

@@ -173,7 +173,7 @@ def test_what_cannot_be_read_is_reported_once_and_not_opened_again(photos, media
     assert seen["list.mp4"] == "playlist"
     assert seen["pipe.jpg"] == "not_a_file"
     failed = {failure.path.name: failure for failure in photos.failures()}
-    assert set(failed) == {"broken.jpg", "list.mp4"}
+    assert set(failed) == {"broken.jpg", "list.mp4", "pipe.jpg"}
     assert all(failure.reason for failure in failed.values())
     plan = photos.survey(media)
     assert list(plan.to_read) == []
@@ -184,7 +184,11 @@ def test_what_cannot_be_read_is_reported_once_and_not_opened_again(photos, media
     ]
     Image.fromarray(picture(5000)).save(media / "broken.jpg")
     assert outcomes(photos, media)["broken.jpg"] == "ingested"
-    assert [f.path.name for f in photos.failures()] == ["list.mp4"]
+    assert [f.path.name for f in photos.failures()] == ["list.mp4", "pipe.jpg"]
+    for name in ("list.mp4", "pipe.jpg", "notes.txt"):
+        (media / name).unlink()
+    assert photos.ingest(media).removed == 0, "they never were in"
+    assert photos.failures() == []
 
 
 def test_a_bad_embedding_costs_one_file(photos, media, encoder, monkeypatch):
