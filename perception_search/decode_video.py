@@ -42,6 +42,11 @@ _TURNS = {
     270: Image.Transpose.ROTATE_270,
 }
 
+# from PyAV 19 on, undecodable metadata is replaced anyway and the argument is gone
+_METADATA_ERRORS: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+
 
 @dataclass(frozen=True)
 class VideoSummary:
@@ -132,7 +137,7 @@ class VideoReader:
             file,
             format=format_name,
             container_options={"protocol_whitelist": "none"},  # `options` crashes PyAV < 17.1
-            metadata_errors="replace",
+            **_METADATA_ERRORS,
             buffer_size=_BUFFER_BYTES,
             io_open=_open_nothing,
         )

@@ -104,3 +104,18 @@ def test_every_link_to_a_file_leads_somewhere():
 
 def test_nothing_is_left_to_be_filled_in():
     assert not re.search(r"@[A-Z]+@", README)
+
+
+def test_make_only_wraps_what_a_person_could_type():
+    done = subprocess.run(
+        ["make", "--dry-run", "--always-make", "demo", "test", "check", "MODEL=m", "MEDIA=~/p"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "perception-search demo --model m --media ~/p" in done.stdout
+    assert "-m pytest" in done.stdout
+    torch = done.stdout.index("--requirement constraints.txt")
+    assert torch < done.stdout.index("--editable"), "torch comes first"
