@@ -42,7 +42,7 @@ _TURNS = {
     270: Image.Transpose.ROTATE_270,
 }
 
-# from PyAV 19 on, undecodable metadata is replaced anyway and the argument is gone
+# from PyAV 19 on the argument is gone, and what cannot be decoded comes as surrogates
 _METADATA_ERRORS: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )

@@ -18,7 +18,7 @@ FULL = os.environ.get("PERCEPTION_SEARCH_SCALE") == "full"
 NUM_PICTURES, NUM_VIDEOS = (50_000, 500) if FULL else (2000, 50)
 
 RUN = """
-import json, resource, sys, time
+import json, os, resource, sys, time
 from fakes import ColourEncoder
 from perception_search import Collection
 
@@ -28,6 +28,13 @@ def watch(event, args):
         opened.append(args[0])
     if event == "subprocess.Popen":
         started.append(str(args[0]))
+def peak_mebibytes():
+    # not ru_maxrss, which a process inherits from the one that started it
+    if os.path.exists("/proc/self/status"):
+        lines = open("/proc/self/status").read().splitlines()
+        [line] = [line for line in lines if line.startswith("VmHWM:")]
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 sys.addaudithook(watch)
 path, media = sys.argv[1:]
 encoder = ColourEncoder(delay_seconds=0.001)
@@ -41,7 +48,7 @@ print(json.dumps({
     "counts": report.counts(),
     "seconds": time.monotonic() - start,
     "opened": len(opened), "started": len(started),
-    "mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "mebibytes": peak_mebibytes(),
     "failed": [f"{f.path}: {f.reason}" for f in report.failed[:5]],
 }))
 """
