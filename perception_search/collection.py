@@ -3,7 +3,6 @@
 Every other way in (command line, page, benchmarks) is a thin caller of these methods.
 """
 
-import os
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ from perception_search.errors import (
 from perception_search.frames import Sampling
 from perception_search.hits import Hits
 from perception_search.ingest import IngestReport
+from perception_search.media import absolute
 from perception_search.query import QueryEncoder, mix
 from perception_search.snapshot import Snapshot
 from perception_search.survey import (
@@ -113,7 +113,7 @@ class Collection:
             ModelNotFound: no such model.
             WeightsNotFound: the model's weights are nowhere.
         """
-        path = _absolute(path)
+        path = absolute(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise CollectionExists(f"{path} exists already; open it, or choose another name.")
         if not segment_seconds > 0:
@@ -133,7 +133,7 @@ class Collection:
                 "num_uniform_frames": sampling.num_uniform_frames,
                 "segment_seconds": float(segment_seconds),
             },
-            "weights": str(_absolute(weights)) if weights is not None else None,
+            "weights": str(absolute(weights)) if weights is not None else None,
         }
         create_folder(path, description)
         return cls(path, encoder=encoder, weights=weights, device=device, dtype=dtype)
@@ -161,7 +161,7 @@ class Collection:
             CollectionNotFound: there is none.
             CollectionDamaged: its list of files is damaged in both copies.
         """
-        return cls(_absolute(path), encoder=encoder, weights=weights, device=device, dtype=dtype)
+        return cls(absolute(path), encoder=encoder, weights=weights, device=device, dtype=dtype)
 
     # What it is
 
@@ -335,7 +335,7 @@ class Collection:
             CollectionLocked: another process is writing.
             CollectionMismatch: the encoder is not the one the collection was made with.
         """
-        roots = [_absolute(source) for source in _as_list(sources)]
+        roots = [absolute(source) for source in _as_list(sources)]
         options = Options(
             checksum=checksum,
             retry_failed=retry_failed,
@@ -351,7 +351,7 @@ class Collection:
         )
         found = list(media.find(roots, exclude))
         with Writer(self.path) as writer:
-            return ingesting.ingest(
+            report = ingesting.ingest(
                 writer,
                 self.encoder_for("vision"),
                 found,
@@ -363,6 +363,8 @@ class Collection:
                 on_commit=on_commit,
                 on_progress=on_progress,
             )
+            self._mend_index(writer)
+        return report
 
     def survey(
         self,
@@ -374,7 +376,7 @@ class Collection:
         allow_removals: bool = False,
     ) -> Survey:
         """What `ingest` would do with `sources`; opens no file and changes nothing."""
-        roots = [_absolute(source) for source in _as_list(sources)]
+        roots = [absolute(source) for source in _as_list(sources)]
         options = Options(
             checksum=checksum, retry_failed=retry_failed, allow_removals=allow_removals
         )
@@ -403,7 +405,7 @@ class Collection:
             records = snapshot.path_records
             live = {path for paths in snapshot.live_paths.values() for path in paths}
             chosen: set[Path] = set()
-            for wanted in map(_absolute, _as_list(paths)):
+            for wanted in map(absolute, _as_list(paths)):
                 below = {path for path in live if path.is_relative_to(wanted)}
                 if not below:
                     raise QueryError(f"{wanted} is not in {self.path}: nothing was removed.")
@@ -487,7 +489,7 @@ class Collection:
         Raises:
             QueryError: it is not in the collection.
         """
-        path = _absolute(item)
+        path = absolute(item)
         snapshot = self.snapshot
         record = snapshot.path_records.get(path)
         if record is None or record.outcome != "ingested":
@@ -537,16 +539,32 @@ class Collection:
         """
         chosen = indexing.recipe(recipe)
         with Writer(self.path) as writer:
-            snapshot = writer.snapshot
-            searchable = (snapshot.item_of_row >= 0) & (snapshot.rows.scope != 2)
-            return indexing.build(
-                self.path,
-                snapshot.rows,
-                np.flatnonzero(searchable),
-                chosen,
-                next_row_id=snapshot.manifest.next_row_id,
-                version=snapshot.version,
-            )
+            return self._build_index(writer, chosen)
+
+    def _build_index(self, writer: Writer, recipe: indexing.Recipe) -> indexing.IndexRecord:
+        snapshot = writer.snapshot
+        searchable = (snapshot.item_of_row >= 0) & (snapshot.rows.scope != 2)
+        return indexing.build(
+            self.path,
+            snapshot.rows,
+            np.flatnonzero(searchable),
+            recipe,
+            next_row_id=snapshot.manifest.next_row_id,
+            version=snapshot.version,
+        )
+
+    def _mend_index(self, writer: Writer) -> None:
+        """Build the index anew if there is one that cannot be trusted."""
+        try:
+            indexing.open_index(self.path, writer.snapshot.rows)
+        except QueryError:
+            try:
+                record = indexing.read_record(self.path)
+            except ValueError:
+                record = None
+            self._build_index(writer, record.recipe if record else indexing.recipe("hnsw"))
+        except MissingExtra:
+            pass  # without FAISS every search is exact
 
     def _opened_index(self) -> "indexing.Index | None":
         path = self.path / indexing.FOLDER / indexing.CURRENT
@@ -563,7 +581,7 @@ class Collection:
             except (QueryError, MissingExtra) as error:
                 warnings.warn(
                     f"{str(error).rstrip('.')}: searching without the index, exactly. "
-                    f"`perception-search index {self.path}` builds it anew.",
+                    "The next ingest builds it anew, and so does `perception-search index`.",
                     PerceptionSearchWarning,
                     stacklevel=4,
                 )
@@ -576,10 +594,6 @@ class Collection:
             quick: read no whole file.
         """
         return verifying.verify(self.path, quick=quick)
-
-
-def _absolute(path: str | Path) -> Path:
-    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100  keeps symlinks
 
 
 def _as_list(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:

@@ -76,8 +76,13 @@ def find(roots: Iterable[str | Path], exclude: Iterable[str] = DEFAULT_EXCLUDE) 
     return _walk_all(starts, _matcher(exclude))
 
 
+def absolute(path: str | Path) -> Path:
+    """The path from the root on, `~` expanded, links kept."""
+    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100  it would follow links
+
+
 def _root(root: str | Path) -> Path:
-    path = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100  keeps links
+    path = absolute(root)
     if not path.exists():
         raise FileNotFoundError(
             f"{display(path)} does not exist; check the spelling, or that its disk is mounted"

@@ -11,6 +11,8 @@ from pathlib import Path
 import data
 import pytest
 
+from perception_search import Collection
+
 
 def tree_bytes(pid):
     """Resident bytes of a process and all below it, as Linux counts them."""
@@ -58,6 +60,8 @@ def test_everything_broken_is_survived_and_not_opened_twice(tmp_path):
     assert set(names) == on_disk
     assert counts["ingested"] > 300
 
+    plan = Collection.open(collection).survey(folder, exclude=["nothing"])
+    assert plan.to_read == {}, "nothing is left to open"
     again = subprocess.run(
         ["strace", "-f", "-e", "trace=openat,open", "-o", tmp_path / "trace", *ingest]
         if Path("/usr/bin/strace").exists()

@@ -1,9 +1,11 @@
 """verify: silent when all is well, and it names what is not."""
 
 import pytest
+from fakes import ColourEncoder
+from media_folder import write_pictures
 from stores import make
 
-from perception_search import Collection, index, manifest
+from perception_search import Collection, PerceptionSearchWarning, index, manifest
 from perception_search.errors import CollectionNotFound
 from perception_search.snapshot import Snapshot
 from perception_search.verify import verify
@@ -59,6 +61,21 @@ def test_a_damaged_index_is_named_and_may_be_rebuilt(folder):
     assert "rebuild" in damage.remedy
     flip(folder / index.FOLDER / index.CURRENT)
     assert [damage.path.name for damage in verify(folder)] == [index.CURRENT]
+
+
+def test_a_damaged_index_is_done_without_and_mended_by_the_next_ingest(tmp_path):
+    media = write_pictures(tmp_path / "media", 5)
+    photos = Collection.create(tmp_path / "photos.ps", encoder=ColourEncoder())
+    photos.ingest(media)
+    record = photos.index("Flat")
+    expected = [hit.row_id for hit in photos.search("red")]
+    flip(index.path_of(photos.path, record))
+    again = Collection.open(photos.path, encoder=ColourEncoder())
+    with pytest.warns(PerceptionSearchWarning, match="searching without the index"):
+        assert [hit.row_id for hit in again.search("red")] == expected
+    again.ingest(media)
+    assert again.verify() == []
+    assert index.read_record(photos.path).recipe.name == "Flat"
 
 
 def test_two_damaged_manifests_are_told_with_what_can_be_done(folder):
