@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -307,15 +308,27 @@ def test_every_help_opens_with_an_example(run):
         )
 
 
+def has_children(pid):
+    """Whether the process has started others, by /proc; True where there is none."""
+    try:
+        listed = Path(f"/proc/{pid}/task/{pid}/children").parent.parent.glob("*/children")
+        return any(path.read_text().strip() for path in listed)
+    except OSError:
+        return True
+
+
 def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path, weights):
-    media = write_pictures(tmp_path / "media", 120)
+    media = write_pictures(tmp_path / "media", 250)
     path = tmp_path / "photos.ps"
     Collection.create(path, model=MODEL, weights=weights)
     command = [sys.executable, "-m", "perception_search", "ingest", str(path), str(media)]
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    time.sleep(6)
+    deadline = time.monotonic() + 60
+    while not has_children(child.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)  # until its decoding processes run
+    time.sleep(2)
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to the workers too
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
@@ -324,7 +337,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path, weights):
     assert out == ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert Collection.open(path).info()["images"] == 120
+    assert Collection.open(path).info()["images"] == 250
 
 
 def test_a_repeated_query_needs_no_network_of_neurons(made, weights):
