@@ -14,7 +14,7 @@ import numpy as np
 
 from perception_search import index as indexing
 from perception_search import ingest as ingesting
-from perception_search import manifest, media
+from perception_search import manifest, media, tables
 from perception_search import search as searching
 from perception_search import verify as verifying
 from perception_search.encoder import Encoder, Identity, load_encoder
@@ -496,7 +496,7 @@ class Collection:
             raise QueryError(
                 f"{path} is not in {self.path}. To search by any picture, use search with an image."
             )
-        scopes = [0, 2]  # a picture's one row, or a video's row of the whole
+        scopes = [tables.IMAGE, tables.VIDEO]  # a picture's one row, or a whole video's
         mine = np.asarray(snapshot.rows.content_hash.to_pylist(), object) == record.content_hash
         positions = np.flatnonzero(mine & np.isin(snapshot.rows.scope, scopes))
         target = searching.Target(snapshot.rows.embeddings(positions[:1])[0])
@@ -543,7 +543,7 @@ class Collection:
 
     def _build_index(self, writer: Writer, recipe: indexing.Recipe) -> indexing.IndexRecord:
         snapshot = writer.snapshot
-        searchable = (snapshot.item_of_row >= 0) & (snapshot.rows.scope != 2)
+        searchable = (snapshot.item_of_row >= 0) & (snapshot.rows.scope != tables.VIDEO)
         return indexing.build(
             self.path,
             snapshot.rows,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_search.encoder.protocol import Encoder
+from perception_search.encoder.protocol import Encoder, encode_batches
 from perception_search.errors import MediaError, QueryError
 from perception_search.frames import Sampling, prepare_image
 from perception_search.media import display
@@ -76,7 +76,7 @@ class QueryEncoder:
         pixels = frames.pixels[frames.on_grid]
         size = encoder.batch_size
         batches = [pixels[first : first + size] for first in range(0, len(pixels), size)]
-        embeddings = np.concatenate([encoder.encode_frames(batch) for batch in batches])
+        embeddings = np.concatenate(list(encode_batches(encoder, batches)))
         unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
         return mix([(1.0, frame) for frame in unit])
 

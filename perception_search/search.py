@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from perception_search import tables, where
 from perception_search.errors import CollectionDamaged
 from perception_search.hits import Hit, Hits
-from perception_search.snapshot import Rows, Snapshot, check_unit
+from perception_search.snapshot import Rows, Snapshot
 
 if TYPE_CHECKING:
     from perception_search.index import Index
 
 MINUS_SAMPLE_ROWS = 4096
 SCAN_IF_FEWER_ROWS = 20_000
-_IMAGE, _SEGMENT, _VIDEO = range(len(tables.SCOPES))
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ def search(
     if not len(positions):
         return Hits()
     scorer = _Scorer(snapshot, target)
-    use_index = index is not None and not whole and not index.damaged
-    if index is not None and use_index and len(positions) > SCAN_IF_FEWER_ROWS:
+    many = len(positions) > SCAN_IF_FEWER_ROWS
+    if index is not None and many and not whole and not index.damaged:
         found = _by_index(snapshot, index, scorer, positions, k)
     else:
         found = positions, scorer.scan(positions)
@@ -92,7 +91,7 @@ def _eligible(
     """Rows (N,) that may be found: of a live item, of the wanted scope, let through."""
     rows, item_of_row = snapshot.rows, snapshot.item_of_row
     eligible = item_of_row >= 0
-    eligible &= rows.scope != (_SEGMENT if whole else _VIDEO)
+    eligible &= rows.scope != (tables.SEGMENT if whole else tables.VIDEO)
     allowed = np.ones(snapshot.live_items.num_rows, bool)
     if condition is not None:
         allowed &= where.matching(snapshot.shown_items, condition)
@@ -113,7 +112,9 @@ class _Scorer:
         self._weights = np.array([weight for weight, _ in target.minus], np.float32)
         self._usual = np.zeros(len(self._weights), np.float32)
         if len(self._weights):
-            searchable = np.flatnonzero((snapshot.item_of_row >= 0) & (self._rows.scope != _VIDEO))
+            searchable = np.flatnonzero(
+                (snapshot.item_of_row >= 0) & (self._rows.scope != tables.VIDEO)
+            )
             step = max(1, len(searchable) // MINUS_SAMPLE_ROWS)
             sample = self._rows.embeddings(searchable[::step])
             self._usual = np.median(sample @ self._vectors[:, 1:], axis=0)
@@ -201,7 +202,7 @@ def _best_rows(
 
 def _hits(snapshot: Snapshot, positions: NDArray[np.int64], scores: NDArray[np.float32]) -> Hits:
     rows = snapshot.rows
-    check_unit(rows.embeddings(positions))
+    rows.embeddings(positions)  # raises where one is not what was written
     items = snapshot.live_items.take(snapshot.item_of_row[positions]).to_pydict()
     hits = Hits()
     for place, position in enumerate(positions.tolist()):

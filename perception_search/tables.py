@@ -18,6 +18,7 @@ ROWS_PER_GROUP = 65_536
 _SINGLE_PAGE = {b"perception_search": b"embedding: one plain page a row group"}
 
 SCOPES = ("image", "segment", "video")
+IMAGE, SEGMENT, VIDEO = range(len(SCOPES))
 
 ITEM_FIELDS = [
     pa.field("content_hash", pa.string(), nullable=False),
