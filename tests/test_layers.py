@@ -59,6 +59,13 @@ ORDER = [
     "page",
     "demo",
     "show",
+    "commands",
+    "commands.common",
+    "commands.library",
+    "commands.ask",
+    "commands.status",
+    "commands.models",
+    "commands.demo",
     "cli",
     "__main__",
 ]

@@ -1,0 +1,153 @@
+"""Commands that ask: a collection, or an encoder alone."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perception_search.commands.common import (
+    AsJson,
+    Device,
+    Dtype,
+    FilesOnly,
+    Folder,
+    MinScore,
+    NumHits,
+    Weights,
+    Where,
+    app,
+    open_collection,
+    weighted,
+)
+from perception_search.media import display
+from perception_search.show import (
+    print_hits,
+    print_json,
+    print_line,
+    say,
+    write_page,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def search(
+    path: Folder,
+    query: Annotated[
+        str | None, typer.Argument(help="Words; - reads one query a line from standard input.")
+    ] = None,
+    text: Annotated[
+        list[str], typer.Option(help="More words, with a weight if you like: 2:at night.")
+    ] = [],  # noqa: B006
+    image: Annotated[
+        list[str], typer.Option(help="A picture that the result should look like; 2:FILE.")
+    ] = [],  # noqa: B006
+    video: Annotated[
+        list[str], typer.Option(help="A video that the result should look like; 2:FILE.")
+    ] = [],  # noqa: B006
+    minus: Annotated[
+        list[str], typer.Option(help="Words whose depiction lowers an item's score.")
+    ] = [],  # noqa: B006
+    k: NumHits = 10,
+    where: Where = None,
+    min_score: MinScore = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Rank videos as wholes, not by their best segment.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Also write the hits with pictures to this HTML file.")
+    ] = None,
+    files_only: FilesOnly = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    weights: Weights = None,
+    as_json: AsJson = False,
+) -> None:
+    r"""Find pictures and moments of videos by words, by pictures, or by both.
+
+    \b
+    perception-search search photos.ps "a dog catching a frisbee" -k 10 --where "kind = 'video'"
+    perception-search search photos.ps --text "at night" --image ./beach.jpg --minus "people"
+    perception-search search photos.ps - < queries.txt
+    """
+    if query is None and not (text or image or video):
+        raise typer.BadParameter("there is nothing to look for; give words, --image or --video.")
+    collection = open_collection(path, weights=weights, device=device, dtype=dtype)
+    how: dict[str, Any] = {
+        "texts": [weighted(part) for part in text],
+        "images": [weighted(part) for part in image],
+        "videos": [weighted(part) for part in video],
+        "minus": [weighted(part) for part in minus],
+        "k": k,
+        "where": where,
+        "min_score": min_score,
+        "whole": whole,
+    }
+    results = []
+    if query == "-":
+        for line in sys.stdin:
+            if line.strip():
+                hits = collection.search(line.strip(), **how)
+                print_hits(hits, as_json=as_json, files_only=files_only, query=line.strip())
+                results.append((line.strip(), hits))
+    else:
+        hits = collection.search(query, **how)
+        print_hits(hits, as_json=as_json, files_only=files_only)
+        shown = [*([query] if query else []), *text, *image, *video]
+        shown += [f"minus {part}" for part in minus]
+        results.append((" + ".join(shown), hits))
+    if page is not None:
+        write_page(page, collection, results)
+
+
+@app.command()
+def similar(
+    path: Folder,
+    item: Annotated[Path, typer.Argument(help="A file that is in the collection.")],
+    k: NumHits = 10,
+    where: Where = None,
+    min_score: MinScore = None,
+    files_only: FilesOnly = False,
+    as_json: AsJson = False,
+) -> None:
+    r"""Find what looks like an item of the collection.
+
+    \b
+    perception-search similar photos.ps ~/Pictures/beach.jpg -k 5
+    """
+    hits = open_collection(path).similar(item, k=k, where=where, min_score=min_score)
+    print_hits(hits, as_json=as_json, files_only=files_only)
+
+
+@app.command()
+def classify(
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    labels: Annotated[list[str], typer.Argument(help="What it may show, two or more.")],
+    model: Annotated[str, typer.Option(help="As for `create`.")] = "auto",
+    weights: Weights = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+) -> None:
+    r"""Say how probable each label is for a picture; needs no collection.
+
+    \b
+    perception-search classify cat.png "a diagram" "a dog" "a cat"
+    """
+    from perception_search.encoder import load_encoder
+    from perception_search.encoder.auto import choose_model, notice_for
+
+    name = choose_model(device, weights) if model == "auto" else model
+    encoder: Any = load_encoder(name, weights=weights, device=device, dtype=dtype)
+    notice = notice_for(encoder.identity.model)
+    if notice:
+        say(notice)
+    probabilities = encoder.classify(image, labels)
+    if as_json:
+        print_json(probabilities)
+    else:
+        for label, probability in sorted(probabilities.items(), key=lambda pair: -pair[1]):
+            print_line(f"{probability:.3f}  {display(label)}")

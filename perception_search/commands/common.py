@@ -1,0 +1,67 @@
+"""The command line's application, the options that commands share, and how they open things."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perception_search.errors import CollectionNotFound
+from perception_search.media import display
+from perception_search.show import say
+
+if TYPE_CHECKING:
+    from perception_search.collection import Collection
+
+app = typer.Typer(
+    name="perception-search",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Search your pictures and videos in words.
+
+\b
+  perception-search ingest photos.ps ~/Pictures
+  perception-search search photos.ps "a dog catching a frisbee"
+""",
+)
+
+Folder = Annotated[Path, typer.Argument(metavar="COLLECTION", help="The collection's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or int8.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="A file or folder with the model's weights, not the hub.")
+]
+Where = Annotated[
+    str | None,
+    typer.Option(help="A filter over the item columns, in SQL: \"kind = 'video'\"."),
+]
+NumHits = Annotated[int, typer.Option("-k", min=1, help="How many items to find.")]
+MinScore = Annotated[float | None, typer.Option(help="Leave out items that score below this.")]
+FilesOnly = Annotated[bool, typer.Option("--files-only", help="Print paths only, for pipes.")]
+
+_WEIGHT = re.compile(r"(\d+(?:\.\d*)?|\.\d+):(.*)", re.DOTALL)
+
+
+def open_collection(path: Path, **how: Any) -> "Collection":
+    """The collection at `path`, after what must be said of its model was said."""
+    from perception_search.collection import Collection
+
+    if path.is_dir() and any(path.iterdir()) and not (path / "manifests").exists():
+        raise CollectionNotFound(
+            f"{display(path)} is a folder, but no collection. The collection comes first: "
+            f"perception-search ingest photos.ps {display(path)}"
+        )
+    collection = Collection.open(path, **how)
+    if collection.notice:
+        say(collection.notice)
+    return collection
+
+
+def weighted(text: str) -> str | tuple[float, str]:
+    """`2:at night` as (2.0, "at night"); words without a weight as they are."""
+    match = _WEIGHT.fullmatch(text)
+    return (float(match[1]), match[2]) if match else text

@@ -1,0 +1,261 @@
+"""Commands that fill a collection and change it."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perception_search.commands.common import (
+    AsJson,
+    Device,
+    Dtype,
+    Folder,
+    Weights,
+    Where,
+    app,
+    open_collection,
+)
+from perception_search.errors import CollectionNotFound
+from perception_search.media import DEFAULT_EXCLUDE, display
+from perception_search.show import (
+    print_json,
+    print_line,
+    print_survey,
+    progress,
+    readable_bytes,
+    say,
+)
+
+if TYPE_CHECKING:
+    from perception_search.collection import Collection
+    from perception_search.survey import FileReport
+
+
+@app.command()
+def create(
+    path: Folder,
+    model: Annotated[
+        str, typer.Option(help="auto, starter, or a PE-Core model; see `models`.")
+    ] = "auto",
+    weights: Weights = None,
+    frames_per_second: Annotated[
+        float, typer.Option(help="How many frames a second of a video are looked at.")
+    ] = 1.0,
+    segment_seconds: Annotated[
+        float, typer.Option(help="Length of the stretches that videos are found by.")
+    ] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    r"""Make an empty collection; its model and sampling are fixed now.
+
+    \b
+    perception-search create photos.ps --model PE-Core-B16-224
+    """
+    from perception_search.collection import Collection
+
+    collection = Collection.create(
+        path,
+        model=model,
+        weights=weights,
+        frames_per_second=frames_per_second,
+        segment_seconds=segment_seconds,
+    )
+    _created(collection)
+    if as_json:
+        print_json(collection.info())
+
+
+def _created(collection: "Collection") -> None:
+    identity = collection.identity
+    say(f"Created {display(collection.path)} with {identity.model} (dim {identity.dim}).")
+    if collection.notice:
+        say(collection.notice)
+
+
+@app.command()
+def ingest(
+    path: Folder,
+    sources: Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)],
+    exclude: Annotated[
+        list[str],
+        typer.Option(help="A pattern of names or relative paths to leave out; may be repeated."),
+    ] = [],  # noqa: B006
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    checksum: Annotated[
+        bool, typer.Option("--checksum", help="Read every file, even where it looks unchanged.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try files again that failed before.")
+    ] = False,
+    allow_removals: Annotated[
+        bool, typer.Option("--allow-removals", help="Hide vanished files, however many.")
+    ] = False,
+    metadata: Annotated[
+        Path | None, typer.Option(help="A CSV or Parquet file with your columns, keyed by `path`.")
+    ] = None,
+    fast_jpeg: Annotated[
+        bool, typer.Option("--fast-jpeg/--no-fast-jpeg", help="Decode large JPEGs at reduced size.")
+    ] = True,
+    video_backend: Annotated[str, typer.Option(help="pyav or torchcodec.")] = "pyav",
+    num_workers: Annotated[
+        int | None, typer.Option(min=1, help="Decoding processes; one a core by default.")
+    ] = None,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.1, help="Larger pictures are refused from their header.")
+    ] = 50.0,
+    time_limit: Annotated[
+        float, typer.Option(min=1, help="Seconds without news after which a file is given up.")
+    ] = 60.0,
+    memory_limit: Annotated[
+        int | None, typer.Option(min=128, help="MiB that one decoding process may take.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    weights: Weights = None,
+    as_json: AsJson = False,
+) -> None:
+    r"""Bring a collection up to date with files and folders; run it again whenever you like.
+
+    \b
+    perception-search ingest photos.ps ~/Pictures ~/Videos
+
+    What is new is embedded, what was renamed is followed, what is gone is hidden. Ctrl-C stops
+    cleanly, and the next run goes on. A missing collection is made as `create` makes it.
+    """
+    from perception_search.collection import Collection
+
+    excluded = (*DEFAULT_EXCLUDE, *exclude)
+    own = _read_metadata(metadata)
+    missing = [source for source in sources if not source.expanduser().exists()]
+    if missing:
+        raise FileNotFoundError(f"{display(missing[0])} does not exist; nothing was changed.")
+    absent = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    if absent and dry_run:
+        raise CollectionNotFound(f"{display(path)} does not exist yet: everything would be new.")
+    if absent:
+        collection = Collection.create(path, weights=weights, device=device, dtype=dtype)
+        _created(collection)
+    else:
+        collection = open_collection(path, weights=weights, device=device, dtype=dtype)
+
+    if dry_run:
+        plan = collection.survey(
+            list(sources),
+            exclude=excluded,
+            checksum=checksum,
+            retry_failed=retry_failed,
+            allow_removals=allow_removals,
+        )
+        print_survey(plan, as_json=as_json)
+        return
+
+    def committed(files: "Sequence[FileReport]") -> None:
+        for file in files:
+            print_json(
+                {"path": str(file.path), "outcome": file.outcome, "reason": file.reason or None}
+            )
+        sys.stdout.flush()
+
+    with progress() as show:
+        try:
+            report = collection.ingest(
+                list(sources),
+                metadata=own,
+                on_commit=committed if as_json else None,
+                on_progress=show,
+                exclude=excluded,
+                checksum=checksum,
+                retry_failed=retry_failed,
+                allow_removals=allow_removals,
+                num_workers=num_workers,
+                time_limit_seconds=time_limit,
+                memory_limit_bytes=memory_limit and memory_limit << 20,
+                max_pixels=int(max_megapixels * 1e6),
+                fast_jpeg=fast_jpeg,
+                video_backend=video_backend,
+            )
+        except KeyboardInterrupt:
+            say("Stopped. What was finished is stored; run the same command to go on.")
+            raise typer.Exit(130) from None
+    for failure in report.failed:
+        say(f"{failure.outcome}: {display(failure.path)}: {failure.reason}")
+    if report.kept:
+        say(
+            f"{report.kept} files are gone from these folders, more than half: nothing was hidden, "
+            f"in case a disk is not mounted. Hide them with --allow-removals."
+        )
+    counts = report.counts()
+    if as_json:
+        print_json(counts)
+    else:
+        print_line(
+            ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no files"
+        )
+
+
+def _read_metadata(path: Path | None) -> Any:
+    if path is None:
+        return None
+    import pandas as pd
+
+    if path.suffix.lower() in (".parquet", ".pq"):
+        return pd.read_parquet(path)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",")
+    raise ValueError(f"{display(path)} is no metadata file; give a .csv, .tsv or .parquet")
+
+
+@app.command()
+def remove(
+    path: Folder,
+    paths: Annotated[list[Path] | None, typer.Argument(help="Files or folders.")] = None,
+    where: Where = None,
+    as_json: AsJson = False,
+) -> None:
+    r"""Hide files from every search at once; the files themselves stay.
+
+    \b
+    perception-search remove photos.ps ~/Pictures/receipts
+    """
+    if not paths and where is None:
+        raise typer.BadParameter("there is nothing to remove; give files, folders or --where.")
+    hidden = open_collection(path).remove(paths or (), where=where)
+    if as_json:
+        for file in hidden:
+            print_json({"path": str(file), "outcome": "removed"})
+    else:
+        print_line(f"{len(hidden)} removed")
+
+
+@app.command()
+def index(
+    path: Folder,
+    recipe: Annotated[
+        str, typer.Option(help="A recipe's name, or a string for faiss.index_factory.")
+    ] = "hnsw",
+    as_json: AsJson = False,
+) -> None:
+    r"""Build an index, for collections of more than about 100,000 rows.
+
+    \b
+    perception-search index photos.ps --recipe hnsw
+    """
+    record = open_collection(path).index(recipe)
+    if as_json:
+        print_json(
+            {
+                "recipe": record.recipe.name,
+                "factory": record.recipe.factory,
+                "rows": record.num_rows,
+                "size_bytes": record.size_bytes,
+            }
+        )
+    else:
+        size = readable_bytes(record.size_bytes)
+        print_line(
+            f"{record.recipe.name} ({record.recipe.factory}): {record.num_rows} rows, {size}"
+        )
