@@ -7,19 +7,23 @@
 #   make scale                 50,000 small files and 500 small videos
 #   make faults                the long kill and bit-flip loops
 #   make bench                 the benchmarks
+#   make parity-env            .venv-parity: what other people would run instead
+#   make bench-video           videos, ours and theirs
 #
 # TORCH_INDEX= names a package index for torch alone, where pip would take a CUDA build unasked.
 
 PYTHON ?= python3
 VENV := .venv
+PARITY := .venv-parity
 BIN := $(VENV)/bin
 MODEL ?= starter
 MEDIA ?=
 FAISS := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PARITY_PIP := $(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test check bench scale faults clean
+.PHONY: demo test check bench parity-env bench-video scale faults clean
 
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +53,20 @@ bench: $(VENV)/test
 	$(BIN)/python benchmarks/bench_import.py
 	$(BIN)/python benchmarks/bench_ingest.py
 
+$(PARITY)/torch: constraints.txt
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY_PIP) --requirement constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	touch $@
+
+$(PARITY)/peers: $(PARITY)/torch constraints-parity.txt pyproject.toml
+	$(PARITY_PIP) --requirement constraints-parity.txt --editable '.[cpu,starter]'
+	touch $@
+
+parity-env: $(PARITY)/peers
+
+bench-video: parity-env
+	$(PARITY)/bin/python benchmarks/bench_video.py
+
 scale: $(VENV)/test
 	PERCEPTION_SEARCH_SCALE=full $(BIN)/python -m pytest tests/test_scale.py -s
 
@@ -56,4 +74,4 @@ faults: $(VENV)/test
 	PERCEPTION_SEARCH_FAULTS=long $(BIN)/python -m pytest tests/test_faults.py -s
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) $(PARITY) demo build dist
