@@ -55,6 +55,7 @@ ORDER = [
     "query",
     "search",
     "verify",
+    "metrics",
     "collection",
     "page",
     "demo",
