@@ -19,11 +19,12 @@ _PR_SET_PDEATHSIG = 1
 _F_SETPIPE_SZ = 1031
 
 
-def limit_this_process(memory_limit_bytes: int) -> None:
+def limit_this_process(memory_limit_bytes: int, file_limit_bytes: int = 0) -> None:
     """Binds the calling process: memory, no core dumps, no file written, Ctrl-C left to the parent.
 
     Args:
         memory_limit_bytes: of private memory beyond what it holds now; more raises MemoryError.
+        file_limit_bytes: that it may write to one file.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "win32":
@@ -31,7 +32,7 @@ def limit_this_process(memory_limit_bytes: int) -> None:
     import resource
 
     _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_FSIZE, 0)
+    _lower(resource.RLIMIT_FSIZE, file_limit_bytes)
     if sys.platform == "linux":
         data_pages = int(Path("/proc/self/statm").read_text().split()[5])
         held_bytes = data_pages * resource.getpagesize()

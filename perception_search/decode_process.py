@@ -43,12 +43,14 @@ class WorkerOptions:
         memory_limit_bytes: that decoding may take in one worker, beyond its own 100 MB.
         max_pixels: of a picture or a video frame; what says it is larger is refused.
         video_backend: `pyav`, or `torchcodec` with system FFmpeg (an extra).
+        program: the module that is run.
     """
 
     time_limit_seconds: float = 60.0
     memory_limit_bytes: int = 768 << 20
     max_pixels: int = 50_000_000
     video_backend: str = "pyav"
+    program: str = "perception_search.decode_worker"
 
     @classmethod
     def of(
@@ -109,7 +111,7 @@ class WorkerProcess:
         self._verdict: WorkerDied | None = None
         self.num_answered = 0
         command = [
-            *(sys.executable, "-P", "-m", "perception_search.decode_worker"),
+            *(sys.executable, "-P", "-m", options.program),
             *("--memory-limit-bytes", str(options.memory_limit_bytes)),
             *("--max-pixels", str(options.max_pixels)),
             *("--num-threads", str(_VIDEO_THREADS)),

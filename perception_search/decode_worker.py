@@ -292,8 +292,13 @@ def _plain(error: Exception) -> str:
     return f"damaged, or not what it says it is ({type(error).__name__}{said and ': '}{said})"
 
 
-def main() -> None:
-    """Runs a worker on standard input and output."""
+def main(make: type[Worker] = Worker, file_limit_bytes: int = 0) -> None:
+    """Runs a worker on standard input and output.
+
+    Args:
+        make: the worker.
+        file_limit_bytes: that it may write to one file.
+    """
     # Libraries print: what they print must not get among the messages.
     in_fd, out_fd = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -312,9 +317,9 @@ def main() -> None:
         decode_messages.write(out_fd, {"say": "unusable", "reason": str(error)})
         return
     decode_image.set_up(options.max_pixels)
-    limit_this_process(options.memory_limit_bytes)
+    limit_this_process(options.memory_limit_bytes, file_limit_bytes)
     decode_messages.write(out_fd, {"say": "ready"})
-    Worker(out_fd, in_fd, options).serve()
+    make(out_fd, in_fd, options).serve()
 
 
 if __name__ == "__main__":

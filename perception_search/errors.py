@@ -13,6 +13,7 @@
     │   └── WeightsMismatch       a tensor is missing, extra or of the wrong shape
     ├── MediaError                one file cannot be used; carries its outcome
     ├── QueryError                a query or a filter that cannot be answered
+    ├── ExportError               hits cannot be written in the form that was asked for
     ├── DownloadError             a file could not be fetched, or is not the one promised
     └── MissingExtra              an optional package is needed
 
@@ -85,6 +86,10 @@ class MediaError(PerceptionSearchError):
 
 class QueryError(PerceptionSearchError):
     """A query or a filter cannot be answered as it stands."""
+
+
+class ExportError(PerceptionSearchError):
+    """Hits cannot be written in the form, or to the place, that was asked for."""
 
 
 class DownloadError(PerceptionSearchError):
