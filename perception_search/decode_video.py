@@ -4,27 +4,23 @@ FFmpeg is told the container's format and gets the open file, never a name: it h
 which demuxer reads it, and nothing else can be opened.
 """
 
-import contextlib
 import functools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import IO, Any, Literal, Self
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from perception_search.cuts import CutFinder
 from perception_search.decode_image import jpeg_thumbnail
 from perception_search.errors import MediaError
 from perception_search.frames import Frames, FrameSpec, Sampling, prepare_image, uniform_indices
 from perception_search.media_facts import Facts, container_facts
-from perception_search.signatures import ONE_THREAD, Signatures
 from perception_search.video_sampling import (
     EPSILON_SECONDS,
     Clock,
@@ -42,7 +38,6 @@ SEEKS_SECONDS = (0.0, 10.0, 60.0, math.inf)
 """How long before a moment to seek, one after the other: not every key frame is found."""
 
 _BUFFER_BYTES = 1 << 18
-_KEY_STILL_SECONDS = 60.0  # between key frames; longer ones are few in a real video
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
@@ -57,13 +52,12 @@ _METADATA_ERRORS: dict[str, Any] = (
 
 @dataclass(frozen=True)
 class VideoSummary:
-    """What is known of a video after all of it went by; `cuts` as in `MediaItem`."""
+    """What is known of a video after all of it went by."""
 
     width: int
     height: int
     duration_seconds: float
     facts: Facts
-    cuts: tuple[float, ...] | None = None
 
 
 Step = Frames | VideoSummary | Literal["progress", "forget_uniform"]
@@ -84,8 +78,8 @@ def decode_video(
 ) -> Iterator[Step]:
     """The sampled frames of a video, in constant memory.
 
-    The frames are counted first, from the container's index or by demuxing; where decoding yields
-    another number, a second pass fetches the whole-video protocol's frames.
+    The frames are counted first by demuxing; where decoding yields another number, a second pass
+    fetches the whole-video protocol's frames.
 
     Args:
         file: open for reading, seekable.
@@ -99,36 +93,23 @@ def decode_video(
         MediaError: `unreadable`, `unsupported`, `too_large`, or `skipped` if it is sound only.
         Exception: whatever FFmpeg raises at damaged bytes.
     """
-    only_keys = sampling.grid == "keyframes"
-    opened = functools.partial(VideoReader, file, format_name, max_pixels)
-    shown = functools.partial(_shown, spec=spec, num_threads=num_threads, only_keys=only_keys)
+    with VideoReader(file, format_name, max_pixels) as reader:
+        for num_packets in reader.count_packets():
+            num_expected = max(num_packets, 1)
+            yield "progress"
+    uniform = uniform_indices(num_expected, sampling.num_uniform_frames)
     tally = Tally()
-    finder = None if only_keys else CutFinder()
-    with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(opened())
-        num_expected = reader.num_indexed(only_keys=only_keys)
-        if num_expected is None:
-            for num_packets in reader.count_packets(only_keys=only_keys):
-                num_expected = num_packets
-                yield "progress"
-            stack.close()
-            reader = stack.enter_context(opened())
-        uniform = uniform_indices(max(num_expected or 0, 1), sampling.num_uniform_frames)
-        yield from _steps(sample(shown(reader, finder=finder), sampling, uniform, tally))
-        summary = reader.summary(tally, finder)
+    with VideoReader(file, format_name, max_pixels) as reader:
+        wanted = sample(reader.shown(spec, num_threads), sampling, uniform, tally)
+        yield from _steps(wanted)
+        summary = reader.summary(tally)
     if not tally.num_frames:
-        if only_keys:  # a video can be without; then all its frames are looked at
-            sampling = replace(sampling, grid="by-time")
-            yield from decode_video(
-                file, format_name, spec, sampling, max_pixels=max_pixels, num_threads=num_threads
-            )
-            return
         raise MediaError("unreadable", "no frame of the video can be decoded")
     if tally.num_frames != num_expected:
         yield "forget_uniform"
         uniform = uniform_indices(tally.num_frames, sampling.num_uniform_frames)
-        with opened() as reader:
-            yield from _steps(sample_uniform(shown(reader), uniform))
+        with VideoReader(file, format_name, max_pixels) as reader:
+            yield from _steps(sample_uniform(reader.shown(spec, num_threads), uniform))
     yield summary
 
 
