@@ -231,7 +231,7 @@ class FileTalk:
             content_hash=about.content_hash,
             size_bytes=about.size_bytes,
             modified_ns=about.modified_ns,
-            **said,
+            **{**said, "cuts": _cuts(said.get("cuts"))},
         )
 
 
@@ -264,7 +264,17 @@ _ITEM_TYPES: dict[str, Any] = {
     "camera": _TEXT,
     "latitude": _NUMBER,
     "longitude": _NUMBER,
+    "cuts": list | None,
 }
+
+
+def _cuts(said: list[Any] | None) -> tuple[float, ...] | None:
+    if said is None:
+        return None
+    cuts = np.array(said, np.float64)
+    if cuts.ndim != 1 or not np.isfinite(cuts).all() or (np.diff(cuts) < 0).any():
+        raise ValueError("cuts that are no times")
+    return tuple(cuts.tolist())
 
 
 def _frames(message: Message, shape: tuple[int, ...]) -> Frames:

@@ -50,9 +50,13 @@ def decode_video(
 
     Raises:
         MediaError: as there, and `unsupported` for formats that FFmpeg could mistake for a
-            playlist.
+            playlist, and for sampling by key frames.
         Exception: whatever torchcodec raises at damaged bytes.
     """
+    if sampling.grid != "by-time":
+        raise MediaError(
+            "unsupported", "torchcodec takes frames by time; the backend pyav takes key frames"
+        )
     file.seek(0)
     if format_name.startswith("mpeg") or _FOLLOWED.search(file.read(_HEAD_BYTES)):
         raise MediaError("unsupported", f"torchcodec is not trusted with {format_name}; pyav is")

@@ -4,23 +4,27 @@ FFmpeg is told the container's format and gets the open file, never a name: it h
 which demuxer reads it, and nothing else can be opened.
 """
 
+import contextlib
 import functools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import IO, Any, Literal, Self
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from perception_search.cuts import CutFinder
 from perception_search.decode_image import jpeg_thumbnail
 from perception_search.errors import MediaError
 from perception_search.frames import Frames, FrameSpec, Sampling, prepare_image, uniform_indices
 from perception_search.media_facts import Facts, container_facts
+from perception_search.signatures import ONE_THREAD, Signatures
 from perception_search.video_sampling import (
     EPSILON_SECONDS,
     Clock,
@@ -38,6 +42,7 @@ SEEKS_SECONDS = (0.0, 10.0, 60.0, math.inf)
 """How long before a moment to seek, one after the other: not every key frame is found."""
 
 _BUFFER_BYTES = 1 << 18
+_KEY_STILL_SECONDS = 60.0  # between key frames; longer ones are few in a real video
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
@@ -52,12 +57,13 @@ _METADATA_ERRORS: dict[str, Any] = (
 
 @dataclass(frozen=True)
 class VideoSummary:
-    """What is known of a video after all of it went by."""
+    """What is known of a video after all of it went by; `cuts` as in `MediaItem`."""
 
     width: int
     height: int
     duration_seconds: float
     facts: Facts
+    cuts: tuple[float, ...] | None = None
 
 
 Step = Frames | VideoSummary | Literal["progress", "forget_uniform"]
@@ -78,8 +84,8 @@ def decode_video(
 ) -> Iterator[Step]:
     """The sampled frames of a video, in constant memory.
 
-    The frames are counted first by demuxing; where decoding yields another number, a second pass
-    fetches the whole-video protocol's frames.
+    The frames are counted first, from the container's index or by demuxing; where decoding yields
+    another number, a second pass fetches the whole-video protocol's frames.
 
     Args:
         file: open for reading, seekable.
@@ -93,23 +99,42 @@ def decode_video(
         MediaError: `unreadable`, `unsupported`, `too_large`, or `skipped` if it is sound only.
         Exception: whatever FFmpeg raises at damaged bytes.
     """
-    with VideoReader(file, format_name, max_pixels) as reader:
-        for num_packets in reader.count_packets():
-            num_expected = max(num_packets, 1)
-            yield "progress"
-    uniform = uniform_indices(num_expected, sampling.num_uniform_frames)
+    only_keys = sampling.grid == "keyframes"
+    opened = functools.partial(VideoReader, file, format_name, max_pixels)
     tally = Tally()
-    with VideoReader(file, format_name, max_pixels) as reader:
-        wanted = sample(reader.shown(spec, num_threads), sampling, uniform, tally)
-        yield from _steps(wanted)
-        summary = reader.summary(tally)
+    finder = None if only_keys else CutFinder()
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(opened())
+        num_expected = reader.num_indexed(only_keys=only_keys)
+        if num_expected is None:
+            for num_packets in reader.count_packets(only_keys=only_keys):
+                num_expected = num_packets
+                yield "progress"
+            stack.close()
+            reader = stack.enter_context(opened())
+        num_expected = max(num_expected or 0, 1)
+        uniform = uniform_indices(num_expected, sampling.num_uniform_frames)
+        shown = (
+            reader.shown_keys(spec, num_threads)
+            if only_keys
+            else reader.shown(spec, num_threads, finder)
+        )
+        yield from _steps(sample(shown, sampling, uniform, tally))
+        summary = reader.summary(tally, finder)
     if not tally.num_frames:
+        if only_keys:  # a video can be without; then all its frames are looked at
+            sampling = replace(sampling, grid="by-time")
+            yield from decode_video(
+                file, format_name, spec, sampling, max_pixels=max_pixels, num_threads=num_threads
+            )
+            return
         raise MediaError("unreadable", "no frame of the video can be decoded")
     if tally.num_frames != num_expected:
         yield "forget_uniform"
         uniform = uniform_indices(tally.num_frames, sampling.num_uniform_frames)
-        with VideoReader(file, format_name, max_pixels) as reader:
-            yield from _steps(sample_uniform(reader.shown(spec, num_threads), uniform))
+        with opened() as reader:
+            show = reader.shown_keys if only_keys else reader.shown
+            yield from _steps(sample_uniform(show(spec, num_threads), uniform))
     yield summary
 
 
@@ -149,6 +174,11 @@ class VideoReader:
             self._container.close()
             raise
         self._size: tuple[int, int] | None = None
+        self._reformatter = VideoReformatter()
+        self._knows_cuts = True
+        self._only_keys = False
+        self._last_seconds: float | None = None
+        self._end_seconds: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -177,13 +207,31 @@ class VideoReader:
         """Number of the stream that is read."""
         return int(self._stream.index)
 
-    def count_packets(self) -> Iterator[int]:
-        """How many frames the container says it holds: so far, now and then, and at the end."""
+    def num_indexed(self, *, only_keys: bool) -> int | None:
+        """How many frames, or key frames, the container's index says it holds.
+
+        None without an index that is whole: then `count_packets` tells.
+        """
+        entries: Any = getattr(self._stream, "index_entries", None)  # not in older PyAVs
+        if entries is None or self._container.format.name.split(",")[0] != "mov":
+            return None
+        if not 0 < self._stream.frames == len(entries):  # in fragments, or edited
+            return None
+        wanted = [entry for entry in entries if entry.is_keyframe or not only_keys]
+        return sum(bool(entry.size > 0 and not entry.is_discard) for entry in wanted)
+
+    def count_packets(self, *, only_keys: bool = False) -> Iterator[int]:
+        """How many frames the container says it holds: so far, now and then, and at the end.
+
+        Args:
+            only_keys: count key frames alone.
+        """
         num_packets = 0
         alive = time.monotonic()
         try:
             for packet in self._container.demux(self._stream):
-                num_packets += packet.size > 0 and not packet.is_discard
+                if packet.is_keyframe or not only_keys:
+                    num_packets += packet.size > 0 and not packet.is_discard
                 if time.monotonic() - alive > SIGN_OF_LIFE_SECONDS:
                     yield num_packets
                     alive = time.monotonic()
@@ -193,19 +241,61 @@ class VideoReader:
             pass
         yield num_packets
 
-    def shown(self, spec: FrameSpec, num_threads: int) -> Iterator[Shown | None]:
-        """Every frame that can be decoded; None as a sign of life."""
-        clock = Clock(_nominal_seconds(self._stream))
+    def shown(
+        self, spec: FrameSpec, num_threads: int, finder: CutFinder | None = None
+    ) -> Iterator[Shown | None]:
+        """Every frame that can be decoded; None as a sign of life.
+
+        Args:
+            spec: the pixels wanted.
+            num_threads: for FFmpeg's decoder.
+            finder: is fed all frames.
+        """
+        return self._timed(spec, num_threads, Clock(_nominal_seconds(self._stream)), finder)
+
+    def shown_keys(self, spec: FrameSpec, num_threads: int) -> Iterator[Shown | None]:
+        """The key frames alone; the last stays on screen to the end of the video."""
+        self._only_keys = True
+        self._stream.codec_context.skip_frame = "NONKEY"
+        clock = Clock(_nominal_seconds(self._stream), _KEY_STILL_SECONDS)
+        last: Shown | None = None
+        for key in self._timed(spec, num_threads, clock):
+            if key is None:
+                yield None
+                continue
+            if last is not None:
+                yield last
+            last = key
+        if last is not None:
+            left_seconds = (self._end_seconds or 0.0) - (self._last_seconds or 0.0)
+            yield last._replace(duration_seconds=max(last.duration_seconds, left_seconds))
+
+    def _timed(
+        self, spec: FrameSpec, num_threads: int, clock: Clock, finder: CutFinder | None = None
+    ) -> Iterator[Shown | None]:
+        base = self._stream.time_base
+        signatures = Signatures()
         alive = time.monotonic()
         for frame in self._frames(num_threads):
             if frame is not None:
                 self._note_size(frame)
-                seconds = clock.seconds(stamp_seconds(frame, self._stream))
-                duration = _duration_seconds(frame, self._stream, clock.frame_seconds)
-                yield Shown(seconds, duration, functools.partial(_pixels, frame, spec))
+                self._last_seconds = _stamp_seconds(frame, base)
+                seconds = clock.seconds(self._last_seconds)
+                if finder is not None and self._knows_cuts:
+                    self._look(frame, seconds, signatures, finder)
+                duration = _duration_seconds(frame, base, clock.frame_seconds)
+                yield Shown(seconds, duration, functools.partial(self._pixels, frame, spec))
             if time.monotonic() - alive > SIGN_OF_LIFE_SECONDS:
                 yield None
                 alive = time.monotonic()
+
+    def _look(self, frame: Any, seconds: float, signatures: Signatures, finder: CutFinder) -> None:
+        try:
+            signature = signatures.of(frame)
+        except (av.error.FFmpegError, ValueError):  # a layout that FFmpeg cannot convert
+            self._knows_cuts = False
+        else:
+            finder.feed(signature, seconds)
 
     def _frames(self, num_threads: int) -> Iterator[Any]:
         """Frames in the order of showing; None after a packet that yields none."""
@@ -224,6 +314,8 @@ class VideoReader:
             is_over = packet is None
             if packet is not None and not packet.size:  # to a decoder this would be the end
                 continue
+            if packet is not None and self._only_keys:
+                self._note_end(packet)
             try:
                 frames = context.decode(packet)
             except MemoryError:
@@ -254,7 +346,15 @@ class VideoReader:
                     chosen = frame
                 break
             chosen = frame
-        return None if chosen is None else _picture(chosen)
+        return None if chosen is None else self._picture(chosen)
+
+    def _note_end(self, packet: Any) -> None:
+        """Of packets whose frames are not looked at only the end is known."""
+        base = self._stream.time_base
+        seconds = _stamp_seconds(packet, base)
+        if seconds is not None and not packet.is_discard:
+            end_seconds = seconds + _duration_seconds(packet, base, _nominal_seconds(self._stream))
+            self._end_seconds = max(self._end_seconds or end_seconds, end_seconds)
 
     def _note_size(self, frame: Any) -> None:
         if self._size is None:
@@ -266,10 +366,20 @@ class VideoReader:
         """What the container says of the video."""
         return container_facts({**self._stream.metadata, **self._container.metadata})
 
-    def summary(self, tally: Tally) -> VideoSummary:
+    def summary(self, tally: Tally, finder: CutFinder | None = None) -> VideoSummary:
         """What there is to say once the frames went by."""
         width, height = self._size or (0, 0)
-        return VideoSummary(width, height, tally.duration_seconds, self.facts())
+        cuts = None if finder is None or not self._knows_cuts else finder.times()
+        return VideoSummary(width, height, tally.duration_seconds, self.facts(), cuts)
+
+    def _picture(self, frame: Any) -> Image.Image:
+        rgb = self._reformatter.reformat(frame, format="rgb24", **ONE_THREAD)
+        image = Image.fromarray(rgb.to_ndarray())
+        turn = _TURNS.get(frame.rotation % 360)
+        return image if turn is None else image.transpose(turn)
+
+    def _pixels(self, frame: Any, spec: FrameSpec) -> NDArray[np.uint8]:
+        return prepare_image(self._picture(frame), spec)
 
 
 def _open_nothing(url: str, flags: int, options: dict[str, str]) -> None:
@@ -289,25 +399,18 @@ def _nominal_seconds(stream: Any) -> float:
 
 def stamp_seconds(frame: Any, stream: Any) -> float | None:
     """When a frame or packet is shown, by its container's clock; None where it does not tell."""
+    return _stamp_seconds(frame, stream.time_base)
+
+
+def _stamp_seconds(frame: Any, base: Fraction) -> float | None:
     stamp = frame.dts if frame.pts is None else frame.pts
-    return None if stamp is None else _seconds(stamp, stream)
+    return None if stamp is None else _seconds(stamp, base)
 
 
-def _duration_seconds(frame: Any, stream: Any, nominal_seconds: float) -> float:
+def _duration_seconds(frame: Any, base: Fraction, nominal_seconds: float) -> float:
     duration = frame.duration or 0
-    return _seconds(duration, stream) if duration > 0 else nominal_seconds
+    return _seconds(duration, base) if duration > 0 else nominal_seconds
 
 
-def _seconds(ticks: int, stream: Any) -> float:
-    base = stream.time_base
-    return ticks * int(base.numerator) / int(base.denominator)
-
-
-def _picture(frame: Any) -> Image.Image:
-    image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-    turn = _TURNS.get(frame.rotation % 360)
-    return image if turn is None else image.transpose(turn)
-
-
-def _pixels(frame: Any, spec: FrameSpec) -> NDArray[np.uint8]:
-    return prepare_image(_picture(frame), spec)
+def _seconds(ticks: int, base: Fraction) -> float:
+    return ticks * base.numerator / base.denominator

@@ -201,8 +201,8 @@ class Worker:
         assert held is not None
         assert summary is not None
         size = {"width": summary.width, "height": summary.height}
-        duration = {"duration_seconds": summary.duration_seconds}
-        return held, size | duration | vars(summary.facts)
+        seen = {"duration_seconds": summary.duration_seconds, "cuts": summary.cuts}
+        return held, size | seen | vars(summary.facts)
 
     def _hash(self, file: FileIO, status: os.stat_result) -> str:
         file.seek(0)

@@ -52,19 +52,35 @@ class FrameSpec:
 class Sampling:
     """Which frames of a video are taken; fixed when a collection is made.
 
+    Two policies, side by side. `by-time` is the grid's: point j is the frame on screen j /
+    frames_per_second seconds after the first. `pe-eval` is that of the rows of whole videos:
+    frames evenly spread by number, as Perception Encoder's evaluation takes them; see
+    `uniform_indices`.
+
     Attributes:
         frames_per_second: of the time grid, from which segments are made.
         num_uniform_frames: of the whole-video protocol, spread from first to last frame.
+        skip_stills: a frame that hardly differs from the last embedded one takes over its
+            embedding: what stands still is embedded once.
+        grid: `by-time` decodes every frame. `keyframes` decodes key frames only, many times
+            faster, and takes other frames: point j is the last key frame shown by then, and the
+            frames of the whole video are spread over the key frames. What happens between two
+            key frames, often five to ten seconds, is not seen, and cuts are not looked for. A
+            video of which no key frame can be decoded is taken `by-time`.
     """
 
     frames_per_second: float = 1.0
     num_uniform_frames: int = 8
+    skip_stills: bool = False
+    grid: Literal["by-time", "keyframes"] = "by-time"
 
     def __post_init__(self) -> None:
         if not 0 < self.frames_per_second < float("inf"):
             raise ValueError(f"frames_per_second={self.frames_per_second}; must be > 0 and finite")
         if self.num_uniform_frames < 1:
             raise ValueError(f"num_uniform_frames={self.num_uniform_frames}; must be >= 1")
+        if self.grid not in ("by-time", "keyframes"):
+            raise ValueError(f"grid={self.grid!r}; 'by-time' or 'keyframes'")
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,12 @@ class Frames:
 
 @dataclass(frozen=True)
 class MediaItem:
-    """One decodable file: what it is and what it says of itself. Absent facts are None."""
+    """One decodable file: what it is and what it says of itself. Absent facts are None.
+
+    Attributes:
+        cuts: of a video, when its picture changes at once: pts_seconds of the first frames of
+            new shots, ascending; None where that is not known.
+    """
 
     path: Path
     kind: Literal["image", "video"]
@@ -103,10 +124,13 @@ class MediaItem:
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+    cuts: tuple[float, ...] | None = None
 
 
 def uniform_indices(num_frames: int, n: int) -> list[int]:
-    """The n frame numbers of the whole-video protocol, ascending; they repeat when n > num_frames.
+    """The n frame numbers of `pe-eval`, the whole-video protocol, ascending.
+
+    They repeat when n > num_frames.
 
     The formula is the evaluator's: int(i * (num_frames - 1) / (n - 1)), and the middle frame for
     n = 1. Integers throughout, so that no frame is lost to rounding.

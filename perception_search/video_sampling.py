@@ -22,7 +22,6 @@ MAX_STILL_SECONDS = 3600.0
 """No picture of a real video stands longer."""
 
 _MAX_TOTAL_STILL_SECONDS = 6 * 3600.0
-_STILL_SECONDS = 10.0
 _BACKWARD_SECONDS = 1.0
 
 
@@ -66,8 +65,15 @@ class Clock:
     cannot ask for millions of grid points.
     """
 
-    def __init__(self, frame_seconds: float) -> None:
+    def __init__(self, frame_seconds: float, still_seconds: float = 10.0) -> None:
+        """Starts at the first frame.
+
+        Args:
+            frame_seconds: the nominal duration of a frame.
+            still_seconds: a longer step to the next frame counts as a still picture.
+        """
         self.frame_seconds = frame_seconds
+        self._longest_seconds = still_seconds
         self._zero: float | None = None  # what the container calls the time of second 0
         self._now = 0.0
         self._still_seconds = 0.0
@@ -93,9 +99,10 @@ class Clock:
         return self._now
 
     def _may_stand_still(self, seconds: float) -> bool:
-        if seconds > _STILL_SECONDS:
+        is_still = seconds > self._longest_seconds
+        if is_still:
             self._still_seconds += seconds
-        within = self._still_seconds <= _MAX_TOTAL_STILL_SECONDS or seconds <= _STILL_SECONDS
+        within = self._still_seconds <= _MAX_TOTAL_STILL_SECONDS or not is_still
         return within and seconds <= MAX_STILL_SECONDS
 
 
