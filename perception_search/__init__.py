@@ -20,9 +20,10 @@ if TYPE_CHECKING:
         load_encoder,
     )
     from perception_search.errors import PerceptionSearchError, PerceptionSearchWarning
-    from perception_search.frames import FrameSpec
+    from perception_search.frames import FrameSpec, Sampling
     from perception_search.hits import Hit, Hits
     from perception_search.ingest import IngestReport
+    from perception_search.segments import Segmentation
     from perception_search.survey import FileReport
 
 __version__ = "0.1.0"
@@ -39,6 +40,8 @@ _HOMES = {
     "PerceptionEncoder": "encoder",
     "PerceptionSearchError": "errors",
     "PerceptionSearchWarning": "errors",
+    "Sampling": "frames",
+    "Segmentation": "segments",
     "StarterEncoder": "encoder",
     "load_encoder": "encoder",
 }
@@ -55,6 +58,8 @@ __all__ = [
     "PerceptionEncoder",
     "PerceptionSearchError",
     "PerceptionSearchWarning",
+    "Sampling",
+    "Segmentation",
     "StarterEncoder",
     "load_encoder",
 ]

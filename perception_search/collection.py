@@ -4,17 +4,17 @@ Every other way in (command line, page, benchmarks) is a thin caller of these me
 """
 
 import uuid
-import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perception_search import current_index, manifest, media, resegment, tables
 from perception_search import index as indexing
 from perception_search import ingest as ingesting
-from perception_search import manifest, media, tables
 from perception_search import search as searching
 from perception_search import verify as verifying
 from perception_search.encoder import Encoder, Identity, load_encoder
@@ -23,8 +23,6 @@ from perception_search.errors import (
     CollectionDamaged,
     CollectionExists,
     CollectionMismatch,
-    MissingExtra,
-    PerceptionSearchWarning,
     QueryError,
 )
 from perception_search.frames import Sampling
@@ -32,6 +30,8 @@ from perception_search.hits import Hits
 from perception_search.ingest import IngestReport
 from perception_search.media import absolute
 from perception_search.query import QueryEncoder, mix
+from perception_search.scoring import Target
+from perception_search.segments import Segmentation
 from perception_search.snapshot import Snapshot
 from perception_search.survey import (
     COMMIT_ROWS,
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from perception_search.query import Picture
-
-SEGMENT_SECONDS = 10.0
 
 _CACHE = "cache/text.sqlite"
 
@@ -77,8 +75,7 @@ class Collection:
         self._dtype = dtype
         self._checked: set[str] = set()
         self._snapshot = Snapshot.open(path, self._checked)
-        self._index: indexing.Index | None = None
-        self._index_stamp: tuple[int, int] | None = None
+        self._index = current_index.CurrentIndex(path)
 
     # Making and opening
 
@@ -90,8 +87,8 @@ class Collection:
         model: str = "auto",
         encoder: Encoder | None = None,
         weights: str | Path | None = None,
-        frames_per_second: float = 1.0,
-        segment_seconds: float = SEGMENT_SECONDS,
+        sampling: Sampling | None = None,
+        segmentation: Segmentation | None = None,
         device: str = "auto",
         dtype: str = "auto",
     ) -> "Collection":
@@ -103,8 +100,9 @@ class Collection:
                 GPU and PE-Core-B16-224 on a CPU where its weights can be had, else the starter.
             encoder: your own, instead of a model's name.
             weights: a file or folder of weights, instead of the hub.
-            frames_per_second: how densely videos are looked at.
-            segment_seconds: length of the stretches that videos are found by.
+            sampling: which frames of videos are looked at; one a second by default.
+            segmentation: the stretches that videos are found by, which `resegment` can change;
+                ten seconds by default.
             device: `auto`, `cpu`, `cuda` or `mps`; not stored.
             dtype: `auto`, `float32`, `bfloat16` or `int8`; not stored.
 
@@ -116,9 +114,6 @@ class Collection:
         path = absolute(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise CollectionExists(f"{path} exists already; open it, or choose another name.")
-        if not segment_seconds > 0:
-            raise ValueError(f"segment_seconds is {segment_seconds:g}; it must be above 0")
-        sampling = Sampling(frames_per_second)
         if encoder is None:
             name = choose_model(device, weights) if model == "auto" else model
             encoder = load_encoder(name, weights=weights, device=device, dtype=dtype)
@@ -128,14 +123,10 @@ class Collection:
             "collection_id": uuid.uuid4().hex,
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "identity": encoder.identity.as_dict(),
-            "sampling": {
-                "frames_per_second": sampling.frames_per_second,
-                "num_uniform_frames": sampling.num_uniform_frames,
-                "segment_seconds": float(segment_seconds),
-            },
+            "sampling": asdict(sampling or Sampling()),
             "weights": str(absolute(weights)) if weights is not None else None,
         }
-        create_folder(path, description)
+        create_folder(path, description, segmentation)
         return cls(path, encoder=encoder, weights=weights, device=device, dtype=dtype)
 
     @classmethod
@@ -179,15 +170,20 @@ class Collection:
     def sampling(self) -> Sampling:
         """How videos are looked at."""
         described = dict(self._snapshot.manifest.collection["sampling"])
-        described.pop("segment_seconds")
+        described.pop("segment_seconds", None)  # a collection from when it could not be changed
         return Sampling(**described)
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """The stretches that videos are found by."""
+        return self.snapshot.segmentation
 
     @property
     def snapshot(self) -> Snapshot:
         """The newest version; looks for a newer one each time."""
         if manifest.versions(self.path)[-1] != self._snapshot.version:
             self._snapshot = Snapshot.open(self.path, self._checked)
-            self._index_stamp = None
+            self._index.forget()
         return self._snapshot
 
     def encoder_for(self, tower: str) -> Encoder:
@@ -244,7 +240,8 @@ class Collection:
             "notice": self.notice,
             **described["identity"],
             "created_at": described["created_at"],
-            "sampling": dict(described["sampling"]),
+            "sampling": asdict(self.sampling),
+            "segmentation": snapshot.segmentation.as_dict(),
             "version": snapshot.version,
             "images": kinds.count("image"),
             "videos": kinds.count("video"),
@@ -358,12 +355,12 @@ class Collection:
                 roots,
                 options,
                 sampling=self.sampling,
-                segment_seconds=self._snapshot.manifest.collection["sampling"]["segment_seconds"],
+                segmentation=writer.snapshot.segmentation,
                 metadata=metadata,
                 on_commit=on_commit,
                 on_progress=on_progress,
             )
-            self._mend_index(writer)
+            current_index.mend(writer)
         return report
 
     def survey(
@@ -424,6 +421,30 @@ class Collection:
                 writer.compact()
         return sorted(chosen)
 
+    def resegment(
+        self,
+        segmentation: Segmentation,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Find videos by other stretches from now on, those that come later too.
+
+        Opens no media file: segments are made of the stored frames. The result is what an ingest
+        with this segmentation gives. An index is built anew.
+
+        Args:
+            segmentation: which stretches.
+            on_progress: called with (videos done, videos in all).
+
+        Raises:
+            CollectionLocked: another process is writing.
+            CollectionDamaged: a stored frame is not what was written.
+        """
+        with Writer(self.path) as writer:
+            resegment.resegment(writer, segmentation, on_progress=on_progress)
+            writer.collect_garbage()
+            current_index.rebuild(writer)
+
     # Asking it
 
     def search(
@@ -438,8 +459,9 @@ class Collection:
         where: str | None = None,
         min_score: float | None = None,
         whole: bool = False,
+        moments: bool = False,
     ) -> Hits:
-        """The `k` items that show best what is asked for, best first.
+        """The `k` items, or moments of videos, that show best what is asked for, best first.
 
         Args:
             query: words.
@@ -447,13 +469,15 @@ class Collection:
             images: pictures that the result should look like.
             videos: the same with videos.
             minus: words whose depiction lowers an item's score.
-            k: items wanted.
+            k: items wanted; with `moments`, moments.
             where: a filter over the item columns: `kind = 'video' AND duration_seconds < 60`.
-            min_score: leave out items below this.
+            min_score: leave out what scores below this.
             whole: rank videos as wholes, by PE's own protocol, instead of by their best segment.
+            moments: rank the moments of videos instead of items: a video is found as often as it
+                shows what is asked for, each time with its own times and score.
 
         Returns:
-            Hits; a video's has the times of its best segment.
+            Hits; a video's has the times of its best moment.
 
         Raises:
             QueryError: there is nothing to look for, or `where` cannot be used.
@@ -463,9 +487,9 @@ class Collection:
         encode = self._query_encoder()
         words = [*([query] if query is not None else []), *texts]
         parts = [*encode.texts(words), *encode.images(images), *encode.videos(videos)]
-        target = searching.Target(mix(parts), encode.texts(minus))
+        target = Target(mix(parts), encode.texts(minus))
         return self._ranked(
-            target, k=k, condition=where, min_score=min_score, whole=whole, exclude=None
+            target, k=k, condition=where, min_score=min_score, whole=whole, moments=moments
         )
 
     def similar(
@@ -499,25 +523,27 @@ class Collection:
         scopes = [tables.IMAGE, tables.VIDEO]  # a picture's one row, or a whole video's
         mine = np.asarray(snapshot.rows.content_hash.to_pylist(), object) == record.content_hash
         positions = np.flatnonzero(mine & np.isin(snapshot.rows.scope, scopes))
-        target = searching.Target(snapshot.rows.embeddings(positions[:1])[0])
+        target = Target(snapshot.rows.embeddings(positions[:1])[0])
         return self._ranked(
             target,
             k=k,
             condition=where,
             min_score=min_score,
-            whole=False,
             exclude=record.content_hash,
         )
 
-    def _ranked(self, target: searching.Target, **how: Any) -> Hits:
+    def _ranked(self, target: Target, **how: Any) -> Hits:
         """Search the newest version; once more where a file of it was just replaced."""
         snapshot = self.snapshot
         try:
-            return searching.search(snapshot, target, index=self._opened_index(), **how)
+            index = self._index.opened(snapshot.rows)
+            return searching.search(snapshot, target, index=index, **how)
         except CollectionDamaged:
             if manifest.versions(self.path)[-1] == snapshot.version:
                 raise
-            return searching.search(self.snapshot, target, index=self._opened_index(), **how)
+            newer = self.snapshot
+            index = self._index.opened(newer.rows)
+            return searching.search(newer, target, index=index, **how)
 
     def _query_encoder(self) -> QueryEncoder:
         identity = self.identity
@@ -539,53 +565,7 @@ class Collection:
         """
         chosen = indexing.recipe(recipe)
         with Writer(self.path) as writer:
-            return self._build_index(writer, chosen)
-
-    def _build_index(self, writer: Writer, recipe: indexing.Recipe) -> indexing.IndexRecord:
-        snapshot = writer.snapshot
-        searchable = (snapshot.item_of_row >= 0) & (snapshot.rows.scope != tables.VIDEO)
-        return indexing.build(
-            self.path,
-            snapshot.rows,
-            np.flatnonzero(searchable),
-            recipe,
-            next_row_id=snapshot.manifest.next_row_id,
-            version=snapshot.version,
-        )
-
-    def _mend_index(self, writer: Writer) -> None:
-        """Build the index anew if there is one that cannot be trusted."""
-        try:
-            indexing.open_index(self.path, writer.snapshot.rows)
-        except QueryError:
-            try:
-                record = indexing.read_record(self.path)
-            except ValueError:
-                record = None
-            self._build_index(writer, record.recipe if record else indexing.recipe("hnsw"))
-        except MissingExtra:
-            pass  # without FAISS every search is exact
-
-    def _opened_index(self) -> "indexing.Index | None":
-        path = self.path / indexing.FOLDER / indexing.CURRENT
-        try:
-            status = path.stat()
-        except OSError:
-            self._index, self._index_stamp = None, None
-            return None
-        stamp = (status.st_mtime_ns, status.st_ino)
-        if stamp != self._index_stamp:
-            self._index, self._index_stamp = None, stamp
-            try:
-                self._index = indexing.open_index(self.path, self._snapshot.rows)
-            except (QueryError, MissingExtra) as error:
-                warnings.warn(
-                    f"{str(error).rstrip('.')}: searching without the index, exactly. "
-                    "The next ingest builds it anew, and so does `perception-search index`.",
-                    PerceptionSearchWarning,
-                    stacklevel=4,
-                )
-        return self._index
+            return current_index.build(writer, chosen)
 
     def verify(self, *, quick: bool = False) -> list[verifying.Damage]:
         """Everything that is damaged; empty when all is well. Changes nothing.

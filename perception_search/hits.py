@@ -10,15 +10,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hit:
-    """One item that was found, at its best moment.
+    """One item that was found, at its best moment; or one moment of a video.
 
     Attributes:
-        row_id: the stored row that scored best; never given to another row.
+        row_id: the stored row that scored best, or that holds the moment's best frame; never given
+            to another row.
         path: a file that holds the item; the first of them where there are copies.
         kind: `image` or `video`.
-        score: cosine similarity to the query, less what `minus` took; higher is better.
-        start_seconds: for a video, where its best segment begins; else None.
-        end_seconds: the first moment after that segment.
+        score: cosine similarity of the query to the row, or to the moment's frames, less what
+            `minus` took; higher is better.
+        start_seconds: for a video, where its best moment begins; else None.
+        end_seconds: the first instant after it.
+        best_seconds: when the frame is shown that is most like the query.
         caption: what the item shows in words, where the collection has captions.
         rerank_score: a second opinion on the score, where one was asked for.
     """
@@ -29,6 +32,7 @@ class Hit:
     score: float
     start_seconds: float | None = None
     end_seconds: float | None = None
+    best_seconds: float | None = None
     caption: str | None = None
     rerank_score: float | None = None
 

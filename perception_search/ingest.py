@@ -23,6 +23,7 @@ from perception_search.embed import Assembly, embedded
 from perception_search.encoder.protocol import Encoder
 from perception_search.frames import Sampling
 from perception_search.media import Found, display
+from perception_search.segments import Segmentation
 from perception_search.snapshot import PathRecord
 from perception_search.survey import FileReport, Options, survey
 from perception_search.writer import Writer
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 RESERVED_COLUMNS = frozenset(
     [*(field.name for field in tables.ITEM_FIELDS), "paths", "name", "folder"]
 )
+
+
+STILL_LEVELS = 2.0
+"""Frames that differ by less, on average over their pixels, show the same: noise of a camera and
+of compression differs by 1 to 2 levels of 255, a person who moves through a wide view by 3."""
 
 
 @dataclass
@@ -80,7 +86,7 @@ def ingest(
     options: Options,
     *,
     sampling: Sampling,
-    segment_seconds: float,
+    segmentation: Segmentation,
     metadata: "pd.DataFrame | None" = None,
     on_commit: Callable[[Sequence[FileReport]], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -94,7 +100,7 @@ def ingest(
         roots: absolute paths.
         options: how to run.
         sampling: which frames of a video are taken; the collection's.
-        segment_seconds: length of a segment; the collection's.
+        segmentation: which stretches videos are found by; the collection's.
         metadata: the caller's own columns, one row a file, keyed by a column or index `path`.
         on_commit: called with the files of each commit, after it is safe on disk.
         on_progress: called with (files done, files in all).
@@ -103,7 +109,7 @@ def ingest(
         KeyboardInterrupt: Ctrl-C; what was finished has been committed.
         OSError: the disk is full or failing; what was reported is safe.
     """
-    run = _Ingest(writer, encoder, options, sampling, segment_seconds, on_commit, on_progress)
+    run = _Ingest(writer, encoder, options, sampling, segmentation, on_commit, on_progress)
     run.own_columns = own_columns(metadata)
     return run.run(found, roots)
 
@@ -117,7 +123,7 @@ class _Ingest:
         encoder: Encoder,
         options: Options,
         sampling: Sampling,
-        segment_seconds: float,
+        segmentation: Segmentation,
         on_commit: Callable[[Sequence[FileReport]], None] | None,
         on_progress: Callable[[int, int], None] | None,
     ) -> None:
@@ -128,7 +134,7 @@ class _Ingest:
         self.on_progress = on_progress
         self.report = IngestReport()
         self.sampling = sampling
-        self.segment_seconds = segment_seconds
+        self.segmentation = segmentation
         self.own_columns: Mapping[Path, Mapping[str, Any]] = {}
         self.decoder = decoder_version()
         self._claims = threading.Lock()
@@ -191,7 +197,9 @@ class _Ingest:
             max_pixels=self.options.max_pixels,
             video_backend=self.options.video_backend,
         ) as pool:
-            for result in embedded(pool.decode(to_read, self._claim), self.encoder):
+            still_levels = STILL_LEVELS if self.sampling.skip_stills else 0.0
+            events = pool.decode(to_read, self._claim)
+            for result in embedded(events, self.encoder, still_levels):
                 match result:
                     case Assembly():
                         self._store(result)
@@ -219,7 +227,7 @@ class _Ingest:
             reason = "the encoder gave no finite embedding for it"
             self._fail(assembly.path, "bad_embedding", reason, item.content_hash)
             return
-        rows, grid = assembly.rows(self.segment_seconds, 1 / self.sampling.frames_per_second)
+        rows, grid = assembly.rows(self.segmentation, 1 / self.sampling.frames_per_second)
         record = {
             "content_hash": item.content_hash,
             "kind": item.kind,
@@ -234,6 +242,7 @@ class _Ingest:
             "longitude": item.longitude,
             "outcome": "ingested",
             "decoder": self.decoder,
+            "cuts": item.cuts,
             **self.own_columns.get(assembly.path, {}),
         }
         self.writer.add_item(record, rows, grid)

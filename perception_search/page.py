@@ -4,11 +4,14 @@ import base64
 import html
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from perception_search.hits import Hit
 from perception_search.media import display
 
 THUMBNAIL_SIDE = 320
+STRIP_SIDE = 160
+STRIP_FRAMES = 5
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --back: #fff }
@@ -31,10 +34,15 @@ figure { margin: 0 }
 img { width: 100%; height: 100%; object-fit: cover; display: block }
 .time { position: absolute; right: .4rem; bottom: .4rem; padding: .1rem .4rem; font-size: .8rem;
   border-radius: .3rem; color: #fff; background: rgb(0 0 0 / .75) }
+.strip { display: grid; grid-template-columns: repeat(5, 1fr); gap: .2rem; margin-top: .2rem }
+.strip img { aspect-ratio: 4/3; border-radius: .2rem }
 figcaption { font-size: .85rem; margin-top: .35rem; overflow-wrap: anywhere }
 figcaption b { font-variant-numeric: tabular-nums }
 .right { outline: 3px solid #2da44e; outline-offset: 2px }
 """
+
+
+Thumbnail: TypeAlias = Callable[[Path, float, int], bytes]
 
 
 def clock(seconds: float) -> str:
@@ -51,8 +59,9 @@ def render(
     title: str,
     model: str,
     notice: str | None,
-    thumbnail: Callable[[Path, float, int], bytes],
+    thumbnail: Thumbnail,
     right: Callable[[str, Path], bool] | None = None,
+    strips: bool = False,
 ) -> str:
     """The page as text.
 
@@ -64,6 +73,7 @@ def render(
         thumbnail: (path, seconds into it, longest side) to a JPEG; raises MediaError or OSError
             where the file is gone or cannot be read, and the hit is then shown without.
         right: whether a file is a right answer to a query, where that is known.
+        strips: show five frames of each moment of a video under its best one.
     """
     parts = [
         "<!doctype html>",
@@ -80,30 +90,43 @@ def render(
         parts.append("<ol>" if hits else "<p>Nothing found.</p>")
         for hit in hits:
             is_right = right is not None and right(query, hit.path)
-            parts.append(_figure(hit, thumbnail, is_right))
+            parts.append(_figure(hit, thumbnail, is_right, strips))
         parts.append("</ol></section>" if hits else "</section>")
     parts.append("</main></body></html>\n")
     return "\n".join(parts)
 
 
-def _figure(hit: Hit, thumbnail: Callable[[Path, float, int], bytes], is_right: bool) -> str:
+def _figure(hit: Hit, thumbnail: Thumbnail, is_right: bool, has_strip: bool) -> str:
     from perception_search.errors import MediaError
 
     name = html.escape(display(hit.path.name))
-    time = ""
-    middle = 0.0
-    if hit.start_seconds is not None and hit.end_seconds is not None:
-        span = f"{clock(hit.start_seconds)} – {clock(hit.end_seconds)}"
-        time = f'<span class="time">▶ {span}</span>'
-        middle = (hit.start_seconds + hit.end_seconds) / 2
+    time = strip = ""
     try:
-        jpeg = thumbnail(hit.path, middle, THUMBNAIL_SIDE)
-        source = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-        picture = f'<img alt="{name}" loading="lazy" src="{source}">'
+        picture = _picture(hit.path, hit.best_seconds or 0.0, THUMBNAIL_SIDE, name, thumbnail)
+        if hit.start_seconds is not None and hit.end_seconds is not None:
+            span = f"{clock(hit.start_seconds)} – {clock(hit.end_seconds)}"
+            time = f'<span class="time">▶ {span}</span>'
+            if has_strip:
+                frames = [
+                    _picture(hit.path, at, STRIP_SIDE, f"{name} at {clock(at)}", thumbnail)
+                    for at in strip_seconds(hit.start_seconds, hit.end_seconds)
+                ]
+                strip = f'<div class="strip">{"".join(frames)}</div>'
     except (MediaError, OSError) as error:
         picture = f"<p>{html.escape(str(error))}</p>"
     mark = " right" if is_right else ""
     return (
-        f'<li><figure><div class="frame{mark}">{picture}{time}</div>'
+        f'<li><figure><div class="frame{mark}">{picture}{time}</div>{strip}'
         f"<figcaption><b>{hit.score:.3f}</b> {name}</figcaption></figure></li>"
     )
+
+
+def strip_seconds(start_seconds: float, end_seconds: float) -> list[float]:
+    """The times of a strip's frames: the middles of five equal parts of a moment."""
+    step = (end_seconds - start_seconds) / STRIP_FRAMES
+    return [start_seconds + (number + 0.5) * step for number in range(STRIP_FRAMES)]
+
+
+def _picture(path: Path, at: float, side: int, words: str, thumbnail: Thumbnail) -> str:
+    source = f"data:image/jpeg;base64,{base64.b64encode(thumbnail(path, at, side)).decode()}"
+    return f'<img alt="{words}" loading="lazy" src="{source}">'

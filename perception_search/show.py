@@ -70,9 +70,13 @@ def print_hits(
 
 
 def write_page(
-    path: Path, collection: "Collection", results: "Sequence[tuple[str, Sequence[Hit]]]"
+    path: Path,
+    collection: "Collection",
+    results: "Sequence[tuple[str, Sequence[Hit]]]",
+    *,
+    strips: bool = False,
 ) -> None:
-    """Queries and hits as an HTML file with pictures."""
+    """Queries and hits as an HTML file with pictures; with strips of frames where wanted."""
     from perception_search.decode import MediaReader
     from perception_search.page import render
 
@@ -84,6 +88,7 @@ def write_page(
             model=collection.identity.model,
             notice=collection.notice,
             thumbnail=reader.thumbnail,
+            strips=strips,
         )
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
     say(f"Wrote {display(path)}.")
@@ -105,8 +110,8 @@ def print_survey(plan: "Survey", *, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[OnProgress]:
-    """A callback (done, all) that shows files, rate and remaining time on stderr."""
+def progress(unit: str = "files") -> Iterator[OnProgress]:
+    """A callback (done, all) that shows how many, the rate and the remaining time on stderr."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -118,17 +123,17 @@ def progress() -> Iterator[OnProgress]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _logged_progress()
+        yield _logged_progress(unit)
         return
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("files, {task.fields[rate]} files/s,"),
+        TextColumn(unit + ", {task.fields[rate]} " + unit + "/s,"),
         TimeRemainingColumn(),
         TextColumn("left"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("ingest", total=None, rate="–")
+        task = bar.add_task(unit, total=None, rate="–")
 
         def show(done: int, total: int) -> None:
             speed = bar.tasks[0].speed
@@ -138,7 +143,7 @@ def progress() -> Iterator[OnProgress]:
         yield show
 
 
-def _logged_progress() -> OnProgress:
+def _logged_progress(unit: str) -> OnProgress:
     """The same for a log: a line every ten seconds."""
     started = last = time.monotonic()
     first_done: int | None = None
@@ -153,7 +158,7 @@ def _logged_progress() -> OnProgress:
         last = now
         rate = (done - first_done) / (now - started)
         left = f", {(total - done) / rate:.0f} s left" if rate else ""
-        say(f"{done} of {total} files, {rate:.1f} files/s{left}")
+        say(f"{done} of {total} {unit}, {rate:.1f} {unit}/s{left}")
 
     return show
 

@@ -19,6 +19,7 @@ from perception_search import durable, manifest, tables
 from perception_search.errors import CollectionDamaged
 from perception_search.manifest import Manifest, StoredFile
 from perception_search.media import display
+from perception_search.segments import Segmentation
 
 SCAN_BLOCK_ROWS = 8192
 
@@ -93,7 +94,7 @@ class Rows:
 
 def check_unit(embeddings: NDArray[np.float32]) -> None:
     """Raise CollectionDamaged unless every stored embedding (N, dim) still has unit length."""
-    lengths = np.linalg.norm(embeddings, axis=1)
+    lengths = np.sqrt(np.einsum("ij,ij->i", embeddings, embeddings))
     if not np.all(np.abs(lengths - 1) < 0.01):  # also false for NaN; fp16 rounding is 0.0005
         raise CollectionDamaged(
             "a stored embedding is not of unit length, so a file has changed since it was written. "
@@ -106,12 +107,68 @@ def _codes(scope: pa.ChunkedArray) -> NDArray[np.int8]:
     return np.asarray(codes, np.int8)
 
 
+class GridFrames(NamedTuple):
+    """The frames of one video's time grid, in order; as they are on disk, not yet checked.
+
+    Attributes:
+        embeddings: (T, dim) float16, unit length, memory-mapped where possible.
+        norms: (T,) float32, their lengths before.
+        pts_seconds: (T,) float64, ascending.
+    """
+
+    embeddings: NDArray[np.float16]
+    norms: NDArray[np.float32]
+    pts_seconds: NDArray[np.float64]
+
+
+class Grids:
+    """The time grids of all videos of a version; each lies in one piece in one file."""
+
+    def __init__(self, parts: Sequence[tuple[pa.Table, Sequence[NDArray[np.float16]]]]) -> None:
+        self._parts = parts
+        self._places: dict[str, tuple[int, slice]] = {}
+        for number, (table, _) in enumerate(parts):
+            owners = table["content_hash"].unify_dictionaries().combine_chunks()
+            codes = owners.indices.to_numpy()
+            firsts = np.flatnonzero(np.diff(codes, prepend=-1))
+            ends = np.append(firsts[1:], len(codes))
+            names = owners.dictionary.take(owners.indices.take(firsts)).to_pylist()
+            for content_hash, first, end in zip(names, firsts, ends, strict=True):
+                self._places[content_hash] = number, slice(int(first), int(end))
+
+    def __iter__(self) -> Iterator[str]:
+        """The content hashes of the videos, in the order they were written."""
+        return iter(self._places)
+
+    def of(self, content_hash: str) -> GridFrames:
+        """The grid of one video.
+
+        Raises:
+            KeyError: it has none.
+        """
+        number, place = self._places[content_hash]
+        table, matrices = self._parts[number]
+        norms, pts_seconds = (table[name].to_numpy() for name in ("norm", "pts_seconds"))
+        return GridFrames(_stretch(matrices, place), norms[place], pts_seconds[place])
+
+
+def _stretch(matrices: Sequence[NDArray[np.float16]], place: slice) -> NDArray[np.float16]:
+    """The rows at `place` of the matrices as if they were one; copied only where it spans two."""
+    starts = np.cumsum([0, *(len(matrix) for matrix in matrices)])
+    pieces = [
+        matrix[max(0, place.start - start) : place.stop - start]
+        for matrix, start in zip(matrices, starts.tolist(), strict=False)
+        if start < place.stop and start + len(matrix) > place.start
+    ]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
 class Snapshot:
     """One version of a collection, read lazily; never changes while others write.
 
-    Every file is compared with its SHA-256 before its first use, except for rows files above
-    `HASH_LIMIT_BYTES` in total: those are checked row by row where they are touched, and whole by
-    `verify`.
+    Every file is compared with its SHA-256 before its first use, except for rows, and for grids,
+    above `HASH_LIMIT_BYTES` in total: those are checked row by row where they are touched, and
+    whole by `verify`.
     """
 
     HASH_LIMIT_BYTES = 1 << 28
@@ -141,6 +198,19 @@ class Snapshot:
         """Counts up by one with every commit."""
         return self.manifest.version
 
+    @property
+    def grid_seconds(self) -> float:
+        """Between two points of the videos' time grid."""
+        return 1 / float(self.manifest.collection["sampling"]["frames_per_second"])
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """Which stretches of videos the segment rows are."""
+        described = self.manifest.segmentation
+        if not described:  # made when it was fixed at creation
+            described = {"seconds": self.manifest.collection["sampling"]["segment_seconds"]}
+        return Segmentation.of(described)
+
     def path_of(self, file: StoredFile) -> Path:
         """Where `file` lies, after its content was compared with its name.
 
@@ -165,7 +235,7 @@ class Snapshot:
         return path
 
     def _too_large_to_hash(self, file: StoredFile) -> bool:
-        total = sum(other.size_bytes for other in self.manifest.of("rows"))
+        total = sum(other.size_bytes for other in self.manifest.of(file.table))
         return file.table in ("rows", "grid") and total > self.HASH_LIMIT_BYTES
 
     def _table(self, name: str, key: str, schema: pa.Schema) -> pa.Table:
@@ -226,7 +296,7 @@ class Snapshot:
             for content_hash in items["content_hash"].to_pylist()
         ]
         firsts = [Path(some[0]) for some in paths]
-        shown = items.drop_columns(["decoder"])
+        shown = items.select([n for n in items.column_names if n not in tables.HIDDEN_ITEM_FIELDS])
         shown = shown.add_column(1, "paths", pa.array(paths, pa.list_(pa.string())))
         shown = shown.add_column(2, "name", pa.array([path.name for path in firsts], pa.string()))
         folders = pa.array([str(path.parent) for path in firsts], pa.string())
@@ -241,6 +311,26 @@ class Snapshot:
         table = pa.concat_tables(parts) if parts else tables.rows_schema(self.dim).empty_table()
         matrices = [part for path in paths for part in tables.map_embeddings(path, self.dim)]
         return Rows(table, matrices, self.dim)
+
+    @functools.cached_property
+    def grids(self) -> Grids:
+        """The time grids of all videos, removed ones too."""
+        names = [field.name for field in tables.grid_schema(self.dim) if field.name != "embedding"]
+        paths = [self.path_of(file) for file in self.manifest.of("grid")]
+        return Grids(
+            [
+                (tables.read(path, names, ["content_hash"]), tables.map_embeddings(path, self.dim))
+                for path in paths
+            ]
+        )
+
+    @functools.cached_property
+    def cuts(self) -> dict[str, list[float]]:
+        """Content hash to the moments at which the picture changes at once, where known."""
+        if "cuts" not in self.items.column_names:  # written before cuts were looked for
+            return {}
+        known = self.items.filter(pc.is_valid(self.items["cuts"]))
+        return dict(zip(known["content_hash"].to_pylist(), known["cuts"].to_pylist(), strict=True))
 
     @functools.cached_property
     def item_of_row(self) -> NDArray[np.int64]:

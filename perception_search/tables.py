@@ -4,7 +4,7 @@ Embeddings are one uncompressed PLAIN page per row group, so that the last `rows
 of their column chunk are the matrix itself and can be memory-mapped. Every page has a checksum.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,7 +35,11 @@ ITEM_FIELDS = [
     pa.field("outcome", pa.string(), nullable=False),
     pa.field("reason", pa.string()),
     pa.field("decoder", pa.string()),
+    pa.field("cuts", pa.list_(pa.float64())),
 ]
+
+HIDDEN_ITEM_FIELDS = ("decoder", "cuts")
+"""What a filter does not see."""
 
 PATHS = pa.schema(
     [
@@ -131,9 +135,20 @@ def regroup(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting).combine_chunks()
 
 
-def read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """The table in `path`, page checksums verified."""
-    with pq.ParquetFile(path, page_checksum_verification=True, memory_map=True) as file:
+def read(
+    path: Path, columns: list[str] | None = None, coded: Sequence[str] | None = None
+) -> pa.Table:
+    """The table in `path`, page checksums verified.
+
+    Args:
+        path: the file.
+        columns: those wanted; None for all.
+        coded: columns to be read as dictionary arrays: few values, often repeated.
+    """
+    coded = list(coded or ())
+    with pq.ParquetFile(
+        path, page_checksum_verification=True, memory_map=True, read_dictionary=coded
+    ) as file:
         return file.read(columns=columns)
 
 

@@ -4,6 +4,7 @@ A version is visible as a whole or not at all, and what `commit` returned surviv
 loss. Knows no encoder, no index and no media file.
 """
 
+import itertools
 import os
 import shutil
 import socket
@@ -17,14 +18,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from perception_search import durable, manifest, tables
 from perception_search.errors import CollectionLocked
 from perception_search.manifest import Manifest, StoredFile
+from perception_search.segments import Segmentation
 from perception_search.snapshot import PathRecord, Snapshot, latest
 
+ROWS_AT_ONCE = 4096
 MINIMUM_AGE_SECONDS = 24 * 3600.0
 
 _LOCK = "writer.lock"
@@ -47,17 +51,20 @@ class NewRow:
 class Grid:
     """The frames of a video's time grid: unit embeddings (T, dim), norms (T,), times (T,)."""
 
-    embeddings: NDArray[np.float32]
+    embeddings: NDArray[np.floating]
     norms: NDArray[np.float32]
     pts_seconds: NDArray[np.float64]
 
 
-def create_folder(path: Path, description: Mapping[str, Any]) -> None:
+def create_folder(
+    path: Path, description: Mapping[str, Any], segmentation: Segmentation | None = None
+) -> None:
     """Make a collection's folder with an empty first version: whole, or not at all.
 
     Args:
         path: absent, or an empty folder.
         description: what `collection.json` is to say.
+        segmentation: which stretches videos are to be found by.
 
     Raises:
         OSError: `path` is taken or cannot be made.
@@ -68,7 +75,10 @@ def create_folder(path: Path, description: Mapping[str, Any]) -> None:
         for name in (manifest.FOLDER, *manifest.TABLES):
             (building / name).mkdir(parents=True)
         durable.write(building / manifest.COLLECTION_FILE, manifest.encode_collection(description))
-        manifest.write(building, Manifest(version=1, collection=description))
+        described = (segmentation or Segmentation()).as_dict()
+        manifest.write(
+            building, Manifest(version=1, collection=description, segmentation=described)
+        )
         durable.sync_folder(building)
         building.replace(path)  # an empty folder may be replaced, anything else raises
         durable.sync_folder(path.parent)
@@ -189,6 +199,60 @@ class Writer:
         self._forget()
         return self.snapshot
 
+    def replace_segments(
+        self, rows: Iterable[tuple[str, NewRow]], segmentation: Segmentation
+    ) -> Snapshot:
+        """Put other segment rows in the place of all there are; returns when they are safe.
+
+        Files without segment rows stay; the others are written anew, what else they hold with it.
+        One commit: a reader sees the old segments or the new ones.
+
+        Args:
+            rows: content hash and row of every new segment, those of a video together.
+            segmentation: what they are, from now on.
+
+        Raises:
+            OSError: the disk is full or failing; the version before stays the newest.
+        """
+        state = self.snapshot.manifest
+        files = list(state.files)
+        mixed = [file for file in state.of("rows") if self._holds_segments(file)]
+        kept = (
+            group.filter(pc.not_equal(group["scope"], "segment"))
+            for file in mixed
+            for group in tables.groups(self.snapshot.path_of(file))
+        )
+        parts = itertools.chain(kept, self._numbered(rows))
+        first = next(parts, None)
+        if first is not None:
+            parts = itertools.chain([first], parts)
+            schema = tables.rows_schema(self.snapshot.dim)
+            merged = self._write_table("rows", schema, parts, _origins(mixed))
+            files = [*(file for file in files if file not in mixed), merged]
+        self._install(
+            replace(
+                state,
+                version=state.version + 1,
+                next_row_id=self.next_row_id,
+                files=tuple(files),
+                segmentation=segmentation.as_dict(),
+            )
+        )
+        return self.snapshot
+
+    def _holds_segments(self, file: StoredFile) -> bool:
+        scopes = tables.read(self.snapshot.path_of(file), ["scope"])["scope"]
+        return bool(pc.any(pc.equal(scopes, "segment")).as_py())
+
+    def _numbered(self, rows: Iterable[tuple[str, NewRow]]) -> Iterator[pa.Table]:
+        """The rows with new ids, as tables."""
+        rows = iter(rows)
+        while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
+            numbers = range(self.next_row_id, self.next_row_id + len(some))
+            self.next_row_id += len(some)
+            numbered = [(n, *pair) for n, pair in zip(numbers, some, strict=True)]
+            yield _rows_table(numbered, self.snapshot.dim)
+
     def _install(self, state: Manifest) -> None:
         manifest.write(self.folder, state)
         self.snapshot = Snapshot(self.folder, state)
@@ -238,9 +302,6 @@ class Writer:
 
     def _merge(self, table: str, small: list[StoredFile]) -> StoredFile:
         paths = [self.snapshot.path_of(file) for file in small]
-        origins: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
-        for file in small:
-            origins |= {tuple(sorted(origin.items())): origin for origin in file.provenance}
         if table in ("rows", "grid"):
             make_schema = tables.rows_schema if table == "rows" else tables.grid_schema
             schema = make_schema(self.snapshot.dim)
@@ -251,7 +312,7 @@ class Writer:
             )
             merged = latest(whole.combine_chunks(), "path" if table == "paths" else "content_hash")
             schema, parts = merged.schema, [merged]
-        return self._write_table(table, schema, parts, tuple(origins.values()))
+        return self._write_table(table, schema, parts, _origins(small))
 
     def collect_garbage(self, minimum_age_seconds: float = MINIMUM_AGE_SECONDS) -> list[Path]:
         """Delete files that none of the last three versions names and that are a day old.
@@ -307,6 +368,12 @@ def merge_plan(files: Sequence[StoredFile]) -> list[StoredFile]:
             worth = count
         total += file.num_rows
     return list(files[len(files) - worth :])
+
+
+def _origins(files: Sequence[StoredFile]) -> tuple[Mapping[str, str], ...]:
+    """How the rows of these files came to be, each once."""
+    found = {tuple(sorted(origin.items())): origin for f in files for origin in f.provenance}
+    return tuple(found.values())
 
 
 def _rows_table(rows: Sequence[tuple[int, str, NewRow]], dim: int) -> pa.Table:

@@ -90,10 +90,28 @@ def test_search_json_is_one_hit_a_line(run, made):
     first, second = objects(out)
     assert code == 0
     assert set(first) == {
-        "row_id", "path", "kind", "score", "start_seconds", "end_seconds", "caption", "rerank_score"
+        "row_id", "path", "kind", "score", "start_seconds", "end_seconds", "best_seconds",
+        "caption", "rerank_score",
     }  # fmt: skip
     assert first["score"] >= second["score"]
     assert first["path"].startswith(str(media))
+
+
+def test_moments_have_times_and_a_page_with_strips(run, made, tmp_path):
+    path, media = made
+    page = tmp_path / "moments.html"
+    code, out, _ = run("search", path, "red", "--moments", "-k", 3, "--page", page)
+    assert code == 0
+    _, name, start, dash, end = out.splitlines()[0].split()
+    assert (name, dash) == (str(media / "clip.mp4"), "–")
+    assert start == "00:00:00.0"
+    assert end > start
+    assert '<div class="strip">' in page.read_text()
+    _, out, _ = run("search", path, "--image", media / "clip.mp4", "--moments", "--json")
+    assert {hit["kind"] for hit in objects(out)} == {"video"}
+    code, _, err = run("search", path, "red", "--moments", "--whole")
+    assert code == 1
+    assert "as wholes or by their moments" in err
 
 
 def test_search_reads_queries_from_standard_input(run, made, monkeypatch):
@@ -275,7 +293,7 @@ def test_remove_and_verify(run, made, tmp_path):
         (["create", "{made}"], 1, "exists already"),
         (["create", "{made}2", "--model", "CLIP-B32"], 1, "PE-Core-B16-224"),
         (["create", "{made}2", "--model", "PE-Core-G14-448"], 1, "PERCEPTION_SEARCH_WEIGHTS"),
-        (["create", "{made}2", "--segment-seconds", "0"], 1, "must be above 0"),
+        (["create", "{made}2", "--length", "0"], 1, "must be 0.1 at least"),
         (["index", "{made}", "--recipe", "nonsense"], 1, "neither a recipe"),
         (["remove", "{made}"], 2, "nothing to remove"),
         (["ingest", "/usr", "{made}"], 1, "The collection comes first"),
@@ -294,11 +312,34 @@ def test_mistakes_are_answered_in_a_sentence(run, made, arguments, code, sentenc
         assert len(err.strip().splitlines()) == 1
 
 
+def test_videos_are_found_by_other_stretches_once_asked(run, made, tmp_path):
+    path = tmp_path / "films.ps"
+    code, _, _ = run(
+        "create", path, "--model", MODEL, "--frames-per-second", 2, "--length", 6, "--overlap", 1
+    )
+    assert code == 0
+    run("ingest", path, made[1] / "clip.mp4")
+    _, out, _ = run("info", path)
+    assert "2 frames a second by-time, found by segments of 6 s, overlapping by 1 s" in out
+    code, out, _ = run("resegment", path, "--shots", "--length", 3)
+    assert (code, out) == (0, "1 videos in shots, of 3 s at most\n")
+    _, out, _ = run("resegment", path, "--length", 4, "--json")
+    assert objects(out) == [
+        {"segmentation": {"by": "length", "seconds": 4.0, "overlap_seconds": 0.0}, "rows": 4}
+    ]
+    code, _, err = run("resegment", path, "--length", 4, "--overlap", 4)
+    assert code == 1
+    assert "shorter than a segment" in err
+    code, _, err = run("resegment", path, "--shots", "--overlap", 1)
+    assert code == 1
+    assert "shots do not overlap" in err
+
+
 def test_every_help_opens_with_an_example(run):
     commands = [
         command.name or command.callback.__name__ for command in cli.app.registered_commands
     ]
-    assert len(commands) == 12
+    assert len(commands) == 13
     for command in commands:
         code, out, _ = run(command, "--help")
         assert code == 0

@@ -12,7 +12,7 @@ from fakes import ColourEncoder
 from media_folder import colour, picture, write_pictures, write_video
 from PIL import Image
 
-from perception_search import Collection
+from perception_search import Collection, Segmentation
 from perception_search.errors import CollectionMismatch
 
 
@@ -303,7 +303,7 @@ def test_k_counts_items_not_segments(photos, tmp_path):
     red = [colour((250 - n % 3, 0, 0), (32, 32)) for n in range(3000)]
     write_video(media / "red.mp4", red, fps=1)
     collection = Collection.create(
-        tmp_path / "short.ps", encoder=ColourEncoder(), segment_seconds=5
+        tmp_path / "short.ps", encoder=ColourEncoder(), segmentation=Segmentation(seconds=5)
     )
     collection.ingest(media)
     assert (collection.snapshot.rows.scope == 1).sum() == 600

@@ -1,5 +1,8 @@
 """The list of files: two copies, either of which is enough, and nothing older in silence."""
 
+import hashlib
+import json
+
 import pytest
 
 from perception_search import manifest
@@ -16,6 +19,16 @@ def folder(tmp_path):
     for version in (1, 2):
         manifest.write(tmp_path, Manifest(version, COLLECTION, version * 10, (FILE,), ("/photos",)))
     return tmp_path
+
+
+def test_a_manifest_from_before_segmentations_could_change_is_read(folder):
+    old = manifest.path_of(folder, 2, "a").read_bytes()
+    body = json.loads(old)["body"]
+    del body["segmentation"]
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    content = f'{{"body":{text},"sha256":"{digest}"}}\n'.encode()
+    assert Manifest.decode(content) == Manifest.decode(old)
 
 
 def flip(path, position):

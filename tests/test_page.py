@@ -16,7 +16,7 @@ from perception_search.page import clock, render
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 PICTURE = Hit(0, Path("/p/<b>&\udce9.jpg"), "image", 0.5)
-VIDEO = Hit(1, Path("/p/clip.mp4"), "video", 0.25, 72.44, 78.0)
+VIDEO = Hit(1, Path("/p/clip.mp4"), "video", 0.25, 72.44, 78.0, 75.0)
 
 
 def page(results, thumbnail=lambda *_: b"jpeg", **how):
@@ -40,7 +40,7 @@ def test_names_and_queries_are_escaped():
     assert "<title>t&lt;</title>" in text
 
 
-def test_a_video_shows_its_time_and_its_middle_frame():
+def test_a_video_shows_its_time_and_its_best_frame():
     asked = []
 
     def thumbnail(path, seconds, side):
@@ -49,9 +49,24 @@ def test_a_video_shows_its_time_and_its_middle_frame():
 
     text = page([("q", [VIDEO, PICTURE])], thumbnail)
     assert "▶ 00:01:12.4 – 00:01:18.0" in text
-    assert asked[0] == (VIDEO.path, pytest.approx(75.22), 320)
+    assert asked[0] == (VIDEO.path, 75.0, 320)
     assert asked[1][1] == 0
     assert text.count("data:image/jpeg;base64,anBlZw==") == 2
+
+
+def test_a_moment_has_a_strip_of_five_frames():
+    asked = []
+
+    def thumbnail(path, seconds, side):
+        asked.append((seconds, side))
+        return b"jpeg"
+
+    text = page([("q", [VIDEO, PICTURE])], thumbnail, strips=True)
+    assert text.count('<div class="strip">') == 1
+    assert text.count("data:image/jpeg;base64,anBlZw==") == 1 + 5 + 1
+    times = [seconds for seconds, side in asked if side == 160]
+    assert times == pytest.approx([72.996, 74.108, 75.22, 76.332, 77.444])
+    assert 'alt="clip.mp4 at 00:01:13.0"' in text
 
 
 def test_a_file_that_is_gone_is_shown_without_its_picture():

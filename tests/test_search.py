@@ -1,5 +1,6 @@
 """Search against the slow, obvious version: every row, one cosine, one sort."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,18 @@ from perception_search import index, search
 from perception_search.errors import CollectionDamaged, QueryError
 from perception_search.search import Target
 from perception_search.snapshot import PathRecord, Snapshot
-from perception_search.writer import Writer
+from perception_search.spans import find_spans
+from perception_search.writer import Grid, Writer
 
 NUM = 300
+
+
+def grid_of(number):
+    """50 frames, one a second; those of a segment are alike but for a little."""
+    frames = np.repeat([unit(number * 10 + s) for s in range(5)], 10, axis=0)
+    frames += 0.05 * np.stack([unit(number * 1000 + t) for t in range(50)])
+    frames /= np.linalg.norm(frames, axis=1, keepdims=True)
+    return Grid(frames, np.ones(50), np.arange(50.0))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +36,7 @@ def folder(tmp_path_factory):
                 for s in range(5)
             ]
             rows.append(row(number * 10 + 9, scope="video", start=0.0, end=50.0))
-            writer.add_item(item(number, "video"), rows)
+            writer.add_item(item(number, "video"), rows, grid_of(number))
             writer.add_path(
                 Path(f"/videos/{number}.mp4"), PathRecord(1, 2, 3, f"{number:064x}", "ingested")
             )
@@ -77,7 +87,90 @@ def test_a_video_comes_once_with_its_best_segment(snapshot):
     first = search.search(snapshot, Target(query), k=320)[0]
     assert first.path == Path(f"/videos/{NUM + 4}.mp4")
     assert (first.kind, first.start_seconds, first.end_seconds) == ("video", 30.0, 40.0)
+    assert 30 <= first.best_seconds < 40
     assert first.score == pytest.approx(1, abs=1e-3)
+
+
+def all_moments(snapshot, query, keep=lambda _number: True):
+    """(name, start, end, score) of every span of every video, best first, the slow way."""
+    found = []
+    for number in filter(keep, range(NUM, NUM + 20)):
+        frames = grid_of(number).embeddings.astype(np.float16).astype(np.float32)
+        for first, stop in find_spans(frames @ query, 50):
+            mean = frames[first:stop].mean(0)
+            score = float(mean @ query / np.linalg.norm(mean))
+            found.append((str(number), float(first), float(stop), score))
+    return sorted(found, key=lambda one: (-one[3], one[0], one[1]))
+
+
+def check_moments(hits, expected):
+    assert [(h.path.stem, h.start_seconds, h.end_seconds) for h in hits] == [
+        one[:3] for one in expected
+    ]
+    assert [h.score for h in hits] == pytest.approx([one[3] for one in expected], abs=1e-6)
+    assert all(h.start_seconds <= h.best_seconds < h.end_seconds for h in hits)
+    assert {h.kind for h in hits} <= {"video"}
+
+
+@pytest.mark.parametrize("k", [1, 10, 60])
+def test_moments_are_the_best_spans_of_all_videos(snapshot, k):
+    for number in range(5):
+        query = unit(6000 + number)
+        hits = search.search(snapshot, Target(query), k=k, moments=True)
+        expected = all_moments(snapshot, query)
+        check_moments(hits, expected[:k])
+        assert len(hits) == min(k, len(expected))
+    query = unit(NUM * 10 + 2)
+    best = search.search(snapshot, Target(query), k=k, moments=True)[0]
+    assert (best.path.stem, best.start_seconds, best.end_seconds) == (str(NUM), 20.0, 30.0)
+
+
+def test_moments_of_a_video_do_not_overlap(snapshot):
+    hits = search.search(snapshot, Target(unit(6001)), k=200, moments=True)
+    assert len(hits) > len({hit.path for hit in hits})
+    for path in {hit.path for hit in hits}:
+        times = sorted((h.start_seconds, h.end_seconds) for h in hits if h.path == path)
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(times))
+
+
+def test_moments_obey_filters_and_the_row_holds_the_best_frame(snapshot):
+    query = unit(6002)
+    hits = search.search(snapshot, Target(query), k=9, moments=True, condition="width < 405")
+    check_moments(hits, all_moments(snapshot, query, lambda n: n < NUM + 5)[:9])
+    hits = search.search(snapshot, Target(query), k=9, moments=True, min_score=0.2)
+    check_moments(hits, [one for one in all_moments(snapshot, query) if one[3] >= 0.2][:9])
+    for hit in hits:
+        [place] = snapshot.rows.positions(np.array([hit.row_id]))
+        assert snapshot.rows.scope[place] == 1
+        assert snapshot.rows.start_seconds[place] <= hit.best_seconds
+        assert hit.best_seconds < snapshot.rows.end_seconds[place]
+
+
+def test_a_short_video_is_one_moment(tmp_path):
+    folder = make(tmp_path / "c.ps", 0)
+    frames = np.stack([unit(n) for n in range(10)])
+    with Writer(folder) as writer:
+        for number, seconds in ((1, 10.0), (2, 10.5)):
+            rows = [row(number, scope="segment", start=0.0, end=seconds)]
+            grid = Grid(frames, np.ones(10), np.arange(10.0))
+            writer.add_item(item(number, "video") | {"duration_seconds": seconds}, rows, grid)
+            record = PathRecord(1, 2, 3, f"{number:064x}", "ingested")
+            writer.add_path(Path(f"/videos/{number}.mp4"), record)
+        writer.commit()
+    hits = search.search(Snapshot.open(folder), Target(unit(4)), k=9, moments=True)
+    [short] = [hit for hit in hits if hit.path.stem == "1"]
+    assert (short.start_seconds, short.end_seconds, short.best_seconds) == (0, 10, 4)
+    long = [hit for hit in hits if hit.path.stem == "2"]
+    assert (long[0].start_seconds, long[0].end_seconds) == (4, 5)
+
+
+def test_a_minus_lowers_moments_too(snapshot):
+    query, unwanted = unit(NUM * 10 + 2), unit(NUM * 10 + 2) * 0.6 + unit(1) * 0.8
+    unwanted /= np.linalg.norm(unwanted)
+    [plain] = search.search(snapshot, Target(query), k=1, moments=True)
+    lowered = search.search(snapshot, Target(query, [(1.0, unwanted)]), k=50, moments=True)
+    [same] = [h for h in lowered if h.path == plain.path and h.start_seconds == 20.0]
+    assert same.score < plain.score - 0.2
 
 
 def test_a_condition_keeps_k_full(snapshot):
@@ -133,6 +226,8 @@ def test_misuse_is_told(snapshot):
         search.search(snapshot, Target(unit(0)), k=0)
     with pytest.raises(QueryError, match="where"):
         search.search(snapshot, Target(unit(0)), k=1, condition="1=1; select 1")
+    with pytest.raises(ValueError, match="not by both"):
+        search.search(snapshot, Target(unit(0)), k=1, whole=True, moments=True)
 
 
 def test_an_embedding_that_changed_on_disk_is_not_ranked_in_silence(tmp_path):

@@ -57,6 +57,9 @@ def search(
     whole: Annotated[
         bool, typer.Option("--whole", help="Rank videos as wholes, not by their best segment.")
     ] = False,
+    moments: Annotated[
+        bool, typer.Option("--moments", help="Find moments of videos; -k counts moments.")
+    ] = False,
     page: Annotated[
         Path | None, typer.Option(help="Also write the hits with pictures to this HTML file.")
     ] = None,
@@ -70,6 +73,7 @@ def search(
 
     \b
     perception-search search photos.ps "a dog catching a frisbee" -k 10 --where "kind = 'video'"
+    perception-search search photos.ps "the moment the dog jumps" --moments
     perception-search search photos.ps --text "at night" --image ./beach.jpg --minus "people"
     perception-search search photos.ps - < queries.txt
     """
@@ -85,6 +89,7 @@ def search(
         "where": where,
         "min_score": min_score,
         "whole": whole,
+        "moments": moments,
     }
     results = []
     if query == "-":
@@ -100,7 +105,7 @@ def search(
         shown += [f"minus {part}" for part in minus]
         results.append((" + ".join(shown), hits))
     if page is not None:
-        write_page(page, collection, results)
+        write_page(page, collection, results, strips=moments)
 
 
 @app.command()

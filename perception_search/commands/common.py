@@ -41,6 +41,15 @@ Where = Annotated[
 ]
 NumHits = Annotated[int, typer.Option("-k", min=1, help="How many items to find.")]
 MinScore = Annotated[float | None, typer.Option(help="Leave out items that score below this.")]
+Length = Annotated[
+    float, typer.Option(help="Seconds of a stretch that videos are found by; of a shot, at most.")
+]
+Overlap = Annotated[
+    float, typer.Option(help="Seconds of a stretch that belong to the next one too.")
+]
+Shots = Annotated[
+    bool, typer.Option("--shots", help="Find videos by the stretches between two cuts.")
+]
 FilesOnly = Annotated[bool, typer.Option("--files-only", help="Print paths only, for pipes.")]
 
 _WEIGHT = re.compile(r"(\d+(?:\.\d*)?|\.\d+):(.*)", re.DOTALL)

@@ -12,6 +12,9 @@ from perception_search.commands.common import (
     Device,
     Dtype,
     Folder,
+    Length,
+    Overlap,
+    Shots,
     Weights,
     Where,
     app,
@@ -30,6 +33,7 @@ from perception_search.show import (
 
 if TYPE_CHECKING:
     from perception_search.collection import Collection
+    from perception_search.segments import Segmentation
     from perception_search.survey import FileReport
 
 
@@ -43,28 +47,47 @@ def create(
     frames_per_second: Annotated[
         float, typer.Option(help="How many frames a second of a video are looked at.")
     ] = 1.0,
-    segment_seconds: Annotated[
-        float, typer.Option(help="Length of the stretches that videos are found by.")
-    ] = 10.0,
+    keyframes: Annotated[
+        bool, typer.Option("--keyframes", help="Look at key frames only: faster, and coarser.")
+    ] = False,
+    skip_stills: Annotated[
+        bool,
+        typer.Option("--skip-stills", help="Embed a picture that hardly moves only once."),
+    ] = False,
+    length: Length = 10.0,
+    overlap: Overlap = 0.0,
+    shots: Shots = False,
     as_json: AsJson = False,
 ) -> None:
     r"""Make an empty collection; its model and sampling are fixed now.
 
     \b
     perception-search create photos.ps --model PE-Core-B16-224
+    perception-search create films.ps --frames-per-second 2 --shots
     """
     from perception_search.collection import Collection
+    from perception_search.frames import Sampling
 
     collection = Collection.create(
         path,
         model=model,
         weights=weights,
-        frames_per_second=frames_per_second,
-        segment_seconds=segment_seconds,
+        sampling=Sampling(
+            frames_per_second,
+            grid="keyframes" if keyframes else "by-time",
+            skip_stills=skip_stills,
+        ),
+        segmentation=_segmentation(length, overlap, shots),
     )
     _created(collection)
     if as_json:
         print_json(collection.info())
+
+
+def _segmentation(length: float, overlap: float, shots: bool) -> "Segmentation":
+    from perception_search.segments import Segmentation
+
+    return Segmentation("shots" if shots else "length", length, overlap)
 
 
 def _created(collection: "Collection") -> None:
@@ -207,6 +230,30 @@ def _read_metadata(path: Path | None) -> Any:
     if path.suffix.lower() in (".csv", ".tsv"):
         return pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",")
     raise ValueError(f"{display(path)} is no metadata file; give a .csv, .tsv or .parquet")
+
+
+@app.command()
+def resegment(
+    path: Folder,
+    length: Length = 10.0,
+    overlap: Overlap = 0.0,
+    shots: Shots = False,
+    as_json: AsJson = False,
+) -> None:
+    r"""Find videos by other stretches from now on; opens no video.
+
+    \b
+    perception-search resegment films.ps --length 5 --overlap 2
+    perception-search resegment films.ps --shots
+    """
+    collection = open_collection(path)
+    with progress("videos") as show:
+        collection.resegment(_segmentation(length, overlap, shots), on_progress=show)
+    described = collection.info()
+    if as_json:
+        print_json({"segmentation": described["segmentation"], "rows": described["rows"]})
+    else:
+        print_line(f"{described['videos']} videos in {collection.segmentation}")
 
 
 @app.command()

@@ -29,6 +29,7 @@ def info(path: Folder, as_json: AsJson = False) -> None:
     perception-search info photos.ps
     """
     from perception_search.collection import Collection
+    from perception_search.segments import Segmentation
 
     described = Collection.open(path).info()
     if as_json:
@@ -44,8 +45,9 @@ def info(path: Folder, as_json: AsJson = False) -> None:
     )
     sampling = described["sampling"]
     print_line(
-        f"videos      {sampling['frames_per_second']:g} frames a second, "
-        f"segments of {sampling['segment_seconds']:g} s"
+        f"videos      {sampling['frames_per_second']:g} frames a second {sampling['grid']}, "
+        f"{'stills skipped, ' if sampling['skip_stills'] else ''}found by "
+        f"{Segmentation.of(described['segmentation'])}"
     )
     print_line(f"failures    {described['failures']}")
     print_line(

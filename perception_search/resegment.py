@@ -1,0 +1,90 @@
+"""A video's time grid becomes its segment rows: when it is ingested, and whenever asked again.
+
+Opens no media file: everything comes from the embeddings of the grid and the cuts that were seen
+while the video was decoded.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_search.segments import Segmentation, cut, windows
+from perception_search.shots import boundaries
+from perception_search.snapshot import Snapshot, check_unit
+from perception_search.writer import NewRow, Writer
+
+
+def segment_rows(
+    embeddings: NDArray[np.floating],
+    pts_seconds: NDArray[np.float64],
+    segmentation: Segmentation,
+    *,
+    end_seconds: float,
+    cuts: Sequence[float] | None,
+) -> list[NewRow]:
+    """The segment rows of one video.
+
+    Args:
+        embeddings: (T, dim) unit embeddings of its grid frames, as they are stored.
+        pts_seconds: (T,) their times, ascending.
+        segmentation: which stretches.
+        end_seconds: where the video ends.
+        cuts: when its picture changes at once; None where that is not known.
+    """
+    by_shots = segmentation.by == "shots"
+    shots = boundaries(cuts, embeddings, pts_seconds) if by_shots else ()
+    return [
+        NewRow("segment", s.embedding, s.norm, s.num_frames, s.start_seconds, s.end_seconds)
+        for s in cut(embeddings, pts_seconds, windows(segmentation, end_seconds, shots))
+    ]
+
+
+def end_of(
+    pts_seconds: NDArray[np.float64], duration_seconds: float | None, grid_seconds: float
+) -> float:
+    """Where a video ends: as its container says, or one grid step after its last frame."""
+    return duration_seconds or float(pts_seconds[-1]) + grid_seconds
+
+
+def resegment(
+    writer: Writer,
+    segmentation: Segmentation,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Snapshot:
+    """Find the collection's videos by other stretches from now on.
+
+    Args:
+        writer: the collection's, entered.
+        segmentation: which stretches.
+        on_progress: called with (videos done, videos in all).
+    """
+    rows = _all_rows(writer.snapshot, segmentation, on_progress)
+    return writer.replace_segments(rows, segmentation)
+
+
+def _all_rows(
+    snapshot: Snapshot,
+    segmentation: Segmentation,
+    on_progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[str, NewRow]]:
+    columns = (snapshot.items[name].to_pylist() for name in ("content_hash", "duration_seconds"))
+    durations = dict(zip(*columns, strict=True))
+    cuts = snapshot.cuts
+    total = len(list(snapshot.grids))
+    for done, content_hash in enumerate(snapshot.grids, start=1):
+        grid = snapshot.grids.of(content_hash)
+        check_unit(grid.embeddings.astype(np.float32))
+        for row in segment_rows(
+            grid.embeddings,
+            grid.pts_seconds,
+            segmentation,
+            end_seconds=end_of(
+                grid.pts_seconds, durations.get(content_hash), snapshot.grid_seconds
+            ),
+            cuts=cuts.get(content_hash),
+        ):
+            yield content_hash, row
+        if on_progress is not None:
+            on_progress(done, total)
