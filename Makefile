@@ -35,7 +35,7 @@ $(VENV)/demo: $(VENV)/torch pyproject.toml
 	touch $@
 
 $(VENV)/test: $(VENV)/demo
-	$(PIP) --constraint constraints.txt --editable '.[$(FAISS),starter,video,heif,dev]'
+	$(PIP) --constraint constraints.txt --editable '.[$(FAISS),starter,video,heif,export,dev]'
 	touch $@
 
 demo: $(VENV)/demo

@@ -42,7 +42,7 @@ def decoding_seconds(packet: Any, stream: Any) -> float | None:
 
 
 class Copier:
-    """One file that packets go into; its times begin with the key frame.
+    """One file that packets go into; its times begin with the first frame to be shown.
 
     Attributes:
         is_full: whether nothing more is wanted.
@@ -55,6 +55,7 @@ class Copier:
         pictures: Any,
         sounds: list[Any],
         key_seconds: float,
+        shown_seconds: float,
         after_seconds: float,
     ) -> None:
         """Opens the file.
@@ -65,6 +66,7 @@ class Copier:
             pictures: the stream of the packets that show something.
             sounds: the streams of the others.
             key_seconds: the time of the frame to begin with.
+            shown_seconds: the time of the first to be shown, where that is later.
             after_seconds: the first moment that is not wanted.
 
         Raises:
@@ -72,6 +74,7 @@ class Copier:
         """
         self.is_full = False
         self._key, self._after = key_seconds, after_seconds
+        self._shown = shown_seconds
         self._output = av.open(out, "w", format=_FORMATS[extension])
         self._pictures = _Track(self._output, pictures, extension)
         self._sounds = {sound.index: _Track(self._output, sound, extension) for sound in sounds}
@@ -92,8 +95,8 @@ class Copier:
             self.is_full = not self._open_ends or decoded > self._after + BEYOND_SECONDS
             return
         if index in self._sounds:
-            if self._key - 1e-6 <= stamp < self._after:
-                self._sounds[index].add(packet, self._key)
+            if self._shown - 1e-6 <= stamp < self._after:
+                self._sounds[index].add(packet, self._shown)
         elif self._is_begun or (packet.is_keyframe and abs(stamp - self._key) < 1e-6):
             self._is_begun = True
             self._add_picture(packet, stamp)
@@ -108,7 +111,7 @@ class Copier:
             end = stamp_seconds(waiting, waiting.stream) or 0.0
             end += float((waiting.duration or 0) * waiting.stream.time_base)
             self._end_seconds = max(self._end_seconds or end, end)
-            self._pictures.add(waiting, self._key)
+            self._pictures.add(waiting, self._shown)
         self._held.clear()
 
     def finish(self) -> float | None:

@@ -130,9 +130,11 @@ def cut(
             with opened(seek_seconds) as reader:
                 key = reader.key_before(first, is_first_enough=is_first_enough)
             if key is not None:
+                # a QuickTime file can hold frames that are not shown, as its source may
+                shown = max(key, zero) if extension in ("mp4", "mov") else key
                 with opened(seek_seconds) as reader:
-                    piece = reader.copy(out, extension, key, after)
-        if piece is not None:
+                    piece = reader.copy(out, extension, key, shown, after)
+        if piece is not None and piece.end_seconds > first:
             return Piece(
                 piece.start_seconds - zero, piece.end_seconds - zero, piece.extension, piece.note
             )
@@ -218,7 +220,12 @@ class SpanReader(VideoReader):
         return extension_for(self._container.format.name, self._stream, self._sounds())
 
     def copy(
-        self, out: IO[bytes], extension: str, key_seconds: float, after_seconds: float
+        self,
+        out: IO[bytes],
+        extension: str,
+        key_seconds: float,
+        shown_seconds: float,
+        after_seconds: float,
     ) -> Piece | None:
         """The packets from a key frame on; None if that is not found again.
 
@@ -226,11 +233,20 @@ class SpanReader(VideoReader):
             out: open for writing, seekable, empty.
             extension: of the same reader or another.
             key_seconds: from `key_before`, after the same seek.
+            shown_seconds: the time of the first frame to be shown.
             after_seconds: the first moment that is not wanted.
         """
         sounds = self._sounds()
         try:
-            copier = Copier(out, extension, self._stream, sounds, key_seconds, after_seconds)
+            copier = Copier(
+                out,
+                extension,
+                self._stream,
+                sounds,
+                key_seconds,
+                shown_seconds,
+                after_seconds,
+            )
             for packet in self._packets([self._stream, *sounds]):
                 copier.add(packet)
                 if copier.is_full:
@@ -244,7 +260,7 @@ class SpanReader(VideoReader):
             raise MediaError(
                 "unsupported", f"its packets cannot be copied ({said}); {_SAY_EXACT}"
             ) from None
-        return None if end_seconds is None else Piece(key_seconds, end_seconds, extension)
+        return None if end_seconds is None else Piece(shown_seconds, end_seconds, extension)
 
     def encode(
         self,
