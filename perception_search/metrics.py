@@ -114,28 +114,33 @@ def moment_average_precision(
         raise ValueError("a query without a true window cannot be scored; leave it out")
     order = np.argsort(-values, kind="stable")[:max_predictions]
     ious = temporal_iou(windows[order], wanted)  # (P, M)
-    right = [_matched(ious, threshold) for threshold in thresholds]
-    return np.array([_area(hits, len(wanted)) for hits in right], np.float64)
-
-
-def _matched(ious: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
-    """Which predictions (P,) find a true window that no better one has taken."""
-    right = np.zeros(len(ious), bool)
-    is_free = np.ones(ious.shape[1], bool)
-    for place, row in enumerate(ious):
-        free = np.where(is_free, row, -1.0)
-        best = int(np.argmax(free))
-        if free[best] >= threshold:
-            right[place], is_free[best] = True, False
-    return right
-
-
-def _area(right: NDArray[np.bool_], num_true: int) -> float:
-    """Area under interpolated precision over recall; recall only grows where a hit is right."""
-    hits = np.cumsum(right)
-    precision = hits / np.arange(1, len(hits) + 1)
+    right = _matched(ious, np.asarray(thresholds, np.float64))  # (P, T)
+    precision = np.cumsum(right, axis=0) / np.arange(1, len(right) + 1)[:, None]
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(best_from_here[right].sum() / num_true)
+    # recall grows by one true window where a prediction is right, and nowhere else
+    area: NDArray[np.float64] = (best_from_here * right).sum(axis=0) / len(wanted)
+    return area
+
+
+def _matched(ious: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which predictions, best first, find a true window that no better one has taken.
+
+    Args:
+        ious: (P, M) of predictions with true windows.
+        thresholds: (T,); each is a game of its own.
+
+    Returns:
+        (P, T) bool.
+    """
+    games = np.arange(len(thresholds))
+    right = np.zeros((len(ious), len(thresholds)), bool)
+    is_free = np.ones((len(thresholds), ious.shape[1]), bool)
+    for place in np.flatnonzero((ious >= thresholds.min(initial=1.0)).any(axis=1)):
+        free = np.where(is_free, ious[place], -1.0)  # (T, M)
+        best = free.argmax(axis=1)
+        right[place] = free[games, best] >= thresholds
+        is_free[games[right[place]], best[right[place]]] = False
+    return right
 
 
 def _windows(values: ArrayLike) -> NDArray[np.float64]:
@@ -210,7 +215,7 @@ def didemo_ranking(predicted: ArrayLike) -> list[tuple[int, int]]:
         return moments
     seconds = np.add(moments, _WITHIN) * DIDEMO_CHUNK_SECONDS
     ious = temporal_iou(windows, seconds)  # (P, 21)
-    named = [int(np.argmax(row)) for row in ious if row.max() > 0]
+    named = ious.argmax(axis=1)[ious.max(axis=1) > 0].tolist()
     rest = np.argsort(-ious[0], kind="stable").tolist()
     return [moments[number] for number in dict.fromkeys([*named, *rest])]
 

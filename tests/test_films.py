@@ -1,0 +1,138 @@
+"""Films of captioned clips: every span is known, and what is drawn is drawn again from its seed."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from media_folder import write_video
+
+from perception_search.errors import MediaError, QueryError
+from perception_search.evaluate.films import (
+    Clip,
+    Film,
+    Part,
+    film_annotations,
+    make_films,
+    read_clips,
+)
+
+COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "grey": (99, 99, 99)}
+
+
+def write_clips(folder):
+    """Clips of one colour each, of 1, 1.5, 2 and 2.5 seconds, at different rates and sizes."""
+    folder.mkdir(exist_ok=True)
+    clips = []
+    for number, (name, colour) in enumerate(COLOURS.items()):
+        fps, size = 8 + 4 * number, (64 + 32 * number, 64)
+        frame = np.broadcast_to(np.array(colour, np.uint8), (size[1], size[0], 3))
+        seconds = 1 + number / 2
+        write_video(folder / f"{name}.mp4", [frame] * round(seconds * fps), fps=fps)
+        clips.append({"file": f"{name}.mp4", "caption": f" all \n {name} "})
+    (folder / "captions.json").write_text(json.dumps(clips))
+    return folder
+
+
+def colour_at(path, seconds):
+    """The name of the colour on screen at a moment."""
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            if frame.time + 1 / 10 > seconds + 1e-6:
+                mean = frame.to_ndarray(format="rgb24").mean(axis=(0, 1))
+                return min(COLOURS, key=lambda name: np.abs(mean - COLOURS[name]).sum())
+    raise AssertionError(f"{path} ends before {seconds}")
+
+
+def test_a_folder_of_clips_is_read(tmp_path):
+    clips = read_clips(write_clips(tmp_path / "clips"))
+    assert clips[0] == Clip(tmp_path / "clips" / "red.mp4", "all red")
+    assert len(clips) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (None, "cannot be read"),
+        ("{", "not JSON"),
+        ("{}", "two clips or more"),
+        ('[{"file": "red.mp4", "caption": "red"}]', "two clips or more"),
+        ('[{"file": "red.mp4", "caption": "red"}, {"file": "red.mp4"}]', "entry 2: `file` and"),
+        ('[{"file": "red.mp4", "caption": "a"}, {"file": "x", "caption": "b"}]', "no file x"),
+        ("[1, 2]", "entry 1"),
+    ],
+)
+def test_a_list_of_clips_that_cannot_be_used_says_why(tmp_path, text, named):
+    folder = write_clips(tmp_path / "clips")
+    if text is None:
+        (folder / "captions.json").unlink()
+    else:
+        (folder / "captions.json").write_text(text)
+    with pytest.raises(QueryError, match=named):
+        read_clips(folder)
+
+
+def test_every_clip_is_where_its_film_says(tmp_path):
+    clips = read_clips(write_clips(tmp_path / "clips"))
+    films = make_films(clips, tmp_path / "films", num_films=2, clips_per_film=3, seed=1)
+    assert [film.path.name for film in films] == ["film_001.mp4", "film_002.mp4"]
+    for film in films:
+        assert len({part.clip for part in film.parts}) == 3
+        assert film.parts[0].start_seconds == 0
+        for part, after in zip(film.parts, film.parts[1:], strict=False):
+            assert part.end_seconds == after.start_seconds
+        for part in film.parts:
+            name = part.clip.caption.removeprefix("all ")
+            # the clips' lengths are 1, 1.5, 2 and 2.5 s
+            length = 1 + list(COLOURS).index(name) / 2
+            assert part.end_seconds - part.start_seconds == pytest.approx(length)
+            assert colour_at(film.path, part.start_seconds) == name
+            assert colour_at(film.path, part.end_seconds - 0.1) == name
+        with av.open(str(film.path)) as container:
+            stream = container.streams.video[0]
+            assert stream.codec_context.name == "h264"
+            assert stream.frames == round(film.duration_seconds * 10)
+
+
+def test_the_same_seed_draws_the_same_films_and_another_does_not(tmp_path):
+    clips = read_clips(write_clips(tmp_path / "clips"))
+    drawn = [
+        [[part.clip for part in film.parts] for film in films]
+        for films in (
+            make_films(clips, tmp_path / str(number), num_films=2, seed=seed)
+            for number, seed in enumerate((5, 5, 6))
+        )
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(drawn[0][0]) == 4, "all clips where there are fewer than a film takes"
+
+
+def test_films_overwrite_nothing_and_need_clips(tmp_path):
+    clips = read_clips(write_clips(tmp_path / "clips"))
+    make_films(clips[:2], tmp_path / "films", num_films=1)
+    with pytest.raises(QueryError, match=r"film_001\.mp4 exists already"):
+        make_films(clips, tmp_path / "films", num_films=1)
+    with pytest.raises(ValueError):
+        make_films(clips[:1], tmp_path / "other")
+
+
+def test_a_clip_that_is_no_video_is_named(tmp_path):
+    clips = read_clips(write_clips(tmp_path / "clips"))
+    clips[2].path.write_bytes(b"no video")
+    with pytest.raises(MediaError, match=r"blue\.mp4 cannot be used"):
+        make_films(clips, tmp_path / "films", num_films=1)
+
+
+def test_questions_know_every_place_of_a_caption():
+    dog, cat = Clip("dog.mp4", "a dog"), Clip("cat.mp4", "a cat")
+    twin = Clip("twin.mp4", "a dog")
+    one = Film(Path("one.mp4"), (Part(dog, 0.0, 2.0), Part(cat, 2.0, 5.0), Part(twin, 5.0, 6.0)))
+    two = Film(Path("two.mp4"), (Part(dog, 0.0, 2.0),))
+    questions = {(q.text, q.video): q for q in film_annotations([one, two]).queries}
+    assert set(questions) == {("a dog", "one.mp4"), ("a dog", "two.mp4"), ("a cat", "one.mp4")}
+    first = questions["a dog", "one.mp4"]
+    assert first.windows == ((0.0, 2.0), (5.0, 6.0))
+    assert first.elsewhere == (("two.mp4", ((0.0, 2.0),)),)
+    assert first.duration_seconds == 6.0
+    assert questions["a cat", "one.mp4"].elsewhere == ()
