@@ -224,32 +224,48 @@ def didemo_ranking(predicted: ArrayLike) -> list[tuple[int, int]]:
 
 
 def bootstrap_interval(
-    values: ArrayLike, *, confidence: float = 0.95, num_resamples: int = 2000, seed: int = 0
+    values: ArrayLike,
+    *,
+    groups: Sequence[str] | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean: how far chance in the choice of queries reaches.
 
-    Source: Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), chapter 13.
+    Queries that share a video are right and wrong together: they are drawn together, as a group,
+    else the interval would be too narrow. Sources: Efron and Tibshirani, *An Introduction to the
+    Bootstrap* (1993), chapter 13; Davison and Hinkley, *Bootstrap Methods and their Application*
+    (1997), section 3.8, for groups.
 
     Args:
         values: (Q,) one value a query, Q >= 1.
+        groups: (Q,) the name of each query's group; None where each is its own.
         confidence: share of resampled means within the interval.
-        num_resamples: each draws Q of the queries, with repetition.
+        num_resamples: each draws as many groups as there are, with repetition.
         seed: the same seed gives the same interval.
 
     Raises:
-        ValueError: there are no values, or `confidence` is not between 0 and 1.
+        ValueError: there are no values, as many groups as values are not named, or `confidence` is
+            not between 0 and 1.
     """
     sample = np.asarray(values, np.float64)
     if sample.ndim != 1 or not len(sample):
         raise ValueError(f"values of shape {sample.shape}; one a query, and at least one")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; it must be between 0 and 1")
+    group = np.arange(len(sample))
+    if groups is not None:
+        group = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)[1]
+    if len(group) != len(sample):
+        raise ValueError(f"{len(sample)} values but {len(group)} names of groups")
+    sums, sizes = np.bincount(group, sample), np.bincount(group)
     random = np.random.default_rng(seed)
-    block = max(1, _DRAWS_PER_BLOCK // len(sample))
+    block = max(1, _DRAWS_PER_BLOCK // len(sums))
     means: list[NDArray[np.float64]] = []
     for first in range(0, num_resamples, block):
-        count = min(block, num_resamples - first)
-        means.append(sample[random.integers(len(sample), size=(count, len(sample)))].mean(axis=1))
+        drawn = random.integers(len(sums), size=(min(block, num_resamples - first), len(sums)))
+        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(low), float(high)

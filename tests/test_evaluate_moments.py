@@ -13,6 +13,7 @@ from perception_search.evaluate.moments import (
     ALL,
     OWN,
     RANDOM,
+    RANDOM_ALL,
     WHOLE,
     Found,
     coverage,
@@ -245,6 +246,16 @@ def test_over_all_videos_only_the_right_one_counts_and_what_is_elsewhere_too():
     assert first_wrong["right video first"] == 0
     assert measured(*[wrong] * 10, right)["R10@0.5"] == 0
     assert measured()["mIoU"] == 0
+
+
+def test_chance_over_all_videos_is_that_of_one_divided_by_their_number():
+    queries = tuple(question(n, video=f"v{n}", windows=((0.0, 20.0),)) for n in range(4))
+    report = score_moments(Annotations("four", "qvhighlights", queries), oracle, oracle)
+    # as long as the video, a window is right wherever the video is: one of four
+    assert report.figures[RANDOM]["R1@0.5"] == 1
+    random = report.figures[RANDOM_ALL]
+    assert random["R1@0.5"] == random["right video first"] == pytest.approx(1 / 4, abs=0.05)
+    assert random["R10@0.5"] == pytest.approx(1 - 0.75**10, abs=0.05)
 
 
 def test_finding_nothing_scores_nothing_and_has_no_errors():

@@ -1,22 +1,27 @@
 """Films of captioned clips: every span is known, and what is drawn is drawn again from its seed."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import av
+import data
 import numpy as np
 import pytest
 from media_folder import write_video
 
+from perception_search import Collection
 from perception_search.errors import MediaError, QueryError
 from perception_search.evaluate.films import (
     Clip,
     Film,
     Part,
+    evaluate_films,
     film_annotations,
     make_films,
     read_clips,
 )
+from perception_search.evaluate.moments import ALL, OWN, RANDOM
 
 COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "grey": (99, 99, 99)}
 
@@ -136,3 +141,24 @@ def test_questions_know_every_place_of_a_caption():
     assert first.elsewhere == (("two.mp4", ((0.0, 2.0),)),)
     assert first.duration_seconds == 6.0
     assert questions["a cat", "one.mp4"].elsewhere == ()
+
+
+@pytest.mark.slow
+def test_captions_find_their_span_in_films_of_real_clips(tmp_path):
+    clips = read_clips(data.folder("clips"))
+    report = evaluate_films(
+        clips,
+        partial(Collection.create, model="starter"),
+        num_films=2,
+        clips_per_film=12,
+        seed=3,
+    )
+    print(report.table())
+    own, chance = report.figures[OWN], report.figures[RANDOM]
+    assert report.num_queries == 24
+    assert chance["R1@0.5"] < 0.15
+    assert own["R1@0.5"] >= 0.4
+    assert own["mIoU"] >= 0.4
+    assert report.figures[ALL]["R1@0.5"] >= 0.3
+    assert own["start error"] <= 1
+    assert own["end error"] <= 1

@@ -260,8 +260,25 @@ def test_a_bootstrap_interval_is_about_two_standard_errors_wide():
     assert metrics.bootstrap_interval([0, 1] * 200) == (low, high), "the same seed, the same answer"
 
 
+def test_queries_that_go_together_are_drawn_together():
+    # 100 groups of 4 equal values are 100 coin tosses: the standard error is 0.5 / 10 = 0.05
+    values = np.repeat([0, 1] * 50, 4)
+    names = [f"video {number // 4}" for number in range(400)]
+    low, high = metrics.bootstrap_interval(values, groups=names)
+    assert low == pytest.approx(0.5 - 0.098, abs=0.012)
+    assert high == pytest.approx(0.5 + 0.098, abs=0.012)
+
+
+def test_groups_of_one_are_no_groups():
+    values = [0.1, 0.5, 0.7, 0.9]
+    alone = metrics.bootstrap_interval(values, groups=["a", "b", "c", "d"])
+    assert alone == metrics.bootstrap_interval(values)
+
+
 def test_a_bootstrap_needs_values_and_a_share():
     with pytest.raises(ValueError):
         metrics.bootstrap_interval([])
+    with pytest.raises(ValueError, match="2 values but 1 names"):
+        metrics.bootstrap_interval([1, 2], groups=["a"])
     with pytest.raises(ValueError):
         metrics.bootstrap_interval([1], confidence=1)

@@ -71,6 +71,15 @@ class Annotations:
         """Every video's name once, in the order of the file."""
         return tuple(dict.fromkeys(query.video for query in self.queries))
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """For each question what it shares with others that are right and wrong together: its
+        video, or in films, which show clips again, its caption.
+        """
+        return tuple(
+            query.text if self.layout == "films" else query.video for query in self.queries
+        )
+
 
 def load_annotations(path: str | Path) -> Annotations:
     """The questions of a QVHighlights or DiDeMo file; its name does not matter, its fields do.

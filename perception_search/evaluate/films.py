@@ -184,8 +184,8 @@ def evaluate_films(
 ) -> MomentReport:
     """Makes films of clips, ingests them, and asks for every caption.
 
-    Films and collection are temporary. The intervals in the report take questions as independent,
-    which those that share a clip are not: with few clips and many films they are too narrow.
+    Films and collection are temporary. More films make the figures steadier against the order of
+    clips; their intervals narrow only with more clips.
 
     Args:
         clips: from `read_clips`.

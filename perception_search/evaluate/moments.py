@@ -7,7 +7,7 @@ chance too, goes through the same scoring (`score_moments`), which knows no coll
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from perception_search.collection import Collection
 
 OWN, ALL = "own video", "all videos"
-RANDOM, WHOLE = "random window", "whole video"
+RANDOM, RANDOM_ALL, WHOLE = "random window", "random, all", "whole video"
 
 SECONDS_MEASURES = ("start error", "end error")
 """Measures in seconds, the median over hits; all others are means over queries, of 1."""
@@ -39,6 +39,7 @@ _RANDOM_CHANCE = (
     "windows that start anywhere in the right video and are as long as one of the question's own "
     "true windows"
 )
+_RANDOM_ALL_CHANCE = "the same in any of the videos that are asked about"
 _WHOLE_CHANCE = "one window, all of the right video"
 
 
@@ -80,11 +81,11 @@ class MomentReport:
             were left out.
         k: windows taken from one answer.
         seconds: that asking took, chance not counted.
-        figures: by column (`own video`, `all videos`, `random window`, `whole video`) and measure.
-            Shares of 1; the measures of `SECONDS_MEASURES` in seconds. None where there is nothing
-            to take it of.
-        intervals: 95 % bootstrap intervals over the questions, in the same way, of the shares of
-            what was asked.
+        figures: by column (`own video`, `all videos`, `random window`, `random, all`, `whole
+            video`) and measure. Shares of 1; the measures of `SECONDS_MEASURES` in seconds. None
+            where there is nothing to take it of.
+        intervals: 95 % bootstrap intervals, in the same way, of the shares of what was asked;
+            questions that hang together (`Annotations.groups`) are drawn together.
         chance: how each of the chance columns was made.
         answers: what was found, question by question.
     """
@@ -130,7 +131,7 @@ class MomentReport:
                 f"{self.name}: {self.num_queries} questions about {self.num_videos} videos"
                 f"{left_out}; {self.model or 'no model'}, {self.seconds:.1f} s",
                 *lines,
-                "Shares in %, in brackets the 95 % interval over the questions.",
+                "Shares in %, in brackets what 95 % of redrawn sets of questions give.",
                 *(f"{column}: {how}." for column, how in self.chance.items()),
             ]
         )
@@ -315,7 +316,7 @@ def score_moments(
             on_progress(number, len(queries))
     seconds = time.perf_counter() - started
     asked = {OWN: own} | ({ALL: everywhere} if over_all is not None else {})
-    by_chance, chance = _chance(annotations, k)
+    by_chance, chance = _chance(annotations, k, everywhere=over_all is not None)
     return MomentReport(
         name=annotations.name,
         layout=annotations.layout,
@@ -326,7 +327,7 @@ def score_moments(
         k=k,
         seconds=seconds,
         figures={column: _means(rows) for column, rows in (asked | by_chance).items()},
-        intervals={column: _intervals(rows) for column, rows in asked.items()},
+        intervals={column: _intervals(rows, annotations.groups) for column, rows in asked.items()},
         chance=chance,
         answers=tuple(answers),
     )
@@ -392,9 +393,11 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     return means
 
 
-def _intervals(rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+def _intervals(
+    rows: Sequence[Mapping[str, float]], groups: Sequence[str]
+) -> dict[str, tuple[float, float]]:
     return {
-        name: metrics.bootstrap_interval([row[name] for row in rows])
+        name: metrics.bootstrap_interval([row[name] for row in rows], groups=groups)
         for name in rows[0]
         if name not in SECONDS_MEASURES
     }
@@ -433,19 +436,39 @@ def random_windows(k: int, seed: int = 0) -> Finder:
     return find
 
 
+def random_windows_anywhere(annotations: Annotations, k: int, seed: int = 0) -> Finder:
+    """Answers with `k` windows as `random_windows` does, each in a random one of the videos."""
+    random = np.random.default_rng(seed)
+    within = random_windows(k, seed)
+    asked = {query.video: query.duration_seconds for query in annotations.queries}
+    videos = list(asked)
+
+    def find(query: MomentQuery) -> list[Found]:
+        drawn = [videos[number] for number in random.integers(len(videos), size=k)]
+        return [
+            found
+            for video in drawn
+            for found in within(replace(query, video=video, duration_seconds=asked[video]))[:1]
+        ]
+
+    return find
+
+
 def _chance(
-    annotations: Annotations, k: int
+    annotations: Annotations, k: int, *, everywhere: bool
 ) -> tuple[dict[str, list[dict[str, float]]], dict[str, str]]:
-    """Measures of both kinds of chance, and how they were made."""
+    """Measures of the kinds of chance, and how they were made."""
     queries = annotations.queries
     num_runs = min(_MAX_CHANCE_RUNS, -(-_MIN_CHANCE_ANSWERS // len(queries)))
-    rows = [
-        _measured(query, find(query))
-        for find in (random_windows(k, seed) for seed in range(num_runs))
-        for query in queries
-    ]
+    finders = [random_windows(k, seed) for seed in range(num_runs)]
+    rows = {RANDOM: [_measured(query, find(query)) for find in finders for query in queries]}
     how = _DIDEMO_CHANCE if annotations.layout == "didemo" else _RANDOM_CHANCE
-    return (
-        {RANDOM: rows, WHOLE: [_measured(query, whole_video(query)) for query in queries]},
-        {RANDOM: f"{how}; mean of {num_runs} runs", WHOLE: _WHOLE_CHANCE},
-    )
+    said = {RANDOM: f"{how}; mean of {num_runs} runs"}
+    if everywhere:
+        finders = [random_windows_anywhere(annotations, k, seed) for seed in range(num_runs)]
+        rows[RANDOM_ALL] = [
+            _measured_everywhere(query, find(query)) for find in finders for query in queries
+        ]
+        said[RANDOM_ALL] = _RANDOM_ALL_CHANCE
+    rows[WHOLE] = [_measured(query, whole_video(query)) for query in queries]
+    return rows, said | {WHOLE: _WHOLE_CHANCE}
