@@ -6,7 +6,10 @@ from pathlib import Path
 import data
 import numpy as np
 import pytest
+from fakes import ColourEncoder
+from media_folder import write_video
 
+from perception_search import Collection
 from perception_search.errors import QueryError
 from perception_search.evaluate.annotations import Annotations, MomentQuery, load_annotations
 from perception_search.evaluate.moments import (
@@ -334,3 +337,61 @@ def test_missing_videos_are_counted_and_named_before_anything_is_asked():
         evaluate_moments(library, annotations)
     with pytest.raises(QueryError, match="9 of 9"):
         evaluate_moments(Library(), annotations, allow_missing=True)
+
+
+def two_colours(path, first, second):
+    """A video of 9 s of one colour and 8 s of another."""
+    frames = [
+        np.broadcast_to(np.array(colour, np.uint8), (64, 64, 3))
+        for colour, seconds in ((first, 9), (second, 8))
+        for _ in range(2 * seconds)
+    ]
+    return write_video(path, frames, fps=2)
+
+
+def test_a_collection_is_asked_within_each_video_and_over_all(tmp_path):
+    red, green, blue = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    media = tmp_path / "media"
+    media.mkdir()
+    two_colours(media / "one_0.0_17.0.mp4", red, blue)
+    two_colours(media / "two.mp4", green, blue)
+    library = Collection.create(tmp_path / "lib.ps", encoder=ColourEncoder())
+    library.ingest(media)
+
+    def entry(number, query, video, window):
+        return {
+            "qid": number,
+            "query": query,
+            "vid": video,
+            "duration": 17,
+            "relevant_windows": [window],
+        }
+
+    path = written(
+        tmp_path,
+        entry(1, "red", "one_0.0_17.0", [0, 9]),
+        entry(2, "green", "two", [0, 9]),
+        entry(3, "red", "two", [9, 17]),  # red is elsewhere: what is found first is not this
+        entry(4, "red", "three", [0, 9]),
+    )
+    annotations = load_annotations(path)
+    with pytest.raises(QueryError, match=r"1 of 3 videos .* three\. Ingest them, or leave"):
+        evaluate_moments(library, annotations)
+    asked = []
+    report = evaluate_moments(
+        library,
+        annotations,
+        allow_missing=True,
+        on_progress=lambda *progress: asked.append(progress),
+    )
+    assert asked == [(1, 3), (2, 3), (3, 3)]
+    assert (report.num_queries, report.num_videos, report.num_missing_videos) == (3, 2, 1)
+    assert report.model == "colours"
+    first, second, _ = report.answers
+    for answer in (first, second):  # to a frame of the grid
+        assert (answer.start_seconds, answer.end_seconds) == pytest.approx((0, 9), abs=1)
+    everywhere = report.figures[ALL]
+    assert everywhere["R1@0.5"] == everywhere["right video first"] == pytest.approx(2 / 3)
+    alone = evaluate_moments(library, annotations, allow_missing=True, everywhere=False)
+    assert ALL not in alone.figures
+    assert alone.figures[OWN] == report.figures[OWN]

@@ -8,6 +8,7 @@ import av
 import data
 import numpy as np
 import pytest
+from fakes import ColourEncoder
 from media_folder import write_video
 
 from perception_search import Collection
@@ -141,6 +142,29 @@ def test_questions_know_every_place_of_a_caption():
     assert first.elsewhere == (("two.mp4", ((0.0, 2.0),)),)
     assert first.duration_seconds == 6.0
     assert questions["a cat", "one.mp4"].elsewhere == ()
+
+
+def test_films_are_made_ingested_and_asked_in_one_call(tmp_path):
+    colours = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "dark": (0, 0, 0)}
+    clips = []
+    for number, (name, colour) in enumerate(colours.items()):
+        frame = np.broadcast_to(np.array(colour, np.uint8), (64, 64, 3))
+        path = write_video(tmp_path / f"{name}.mp4", [frame] * (6 + 2 * number), fps=2)
+        clips.append(Clip(path, name))
+    seen = []
+    report = evaluate_films(
+        clips,
+        partial(Collection.create, encoder=ColourEncoder()),
+        num_films=3,
+        clips_per_film=4,
+        on_progress=lambda *progress: seen.append(progress),
+    )
+    assert (report.num_queries, report.num_videos, report.model) == (12, 3, "colours")
+    assert report.figures[OWN]["R1@0.5"] == 1
+    assert report.figures[ALL]["R1@0.5"] == 1, "in whichever film it is found"
+    assert report.figures[RANDOM]["R1@0.5"] < 0.5
+    assert {what for what, _, _ in seen} == {"films", "ingest", "questions"}
+    assert seen[-1] == ("questions", 12, 12)
 
 
 @pytest.mark.slow

@@ -4,3 +4,33 @@ annotations   questions with their answers, as data sets lay them out
 moments       where in a video: asked within its video and over all
 films         videos made of captioned clips, whose right answers are known
 """
+
+from perception_search.evaluate.annotations import Annotations, MomentQuery, load_annotations
+from perception_search.evaluate.films import (
+    Film,
+    evaluate_films,
+    film_annotations,
+    make_films,
+    read_clips,
+)
+from perception_search.evaluate.moments import (
+    MomentReport,
+    coverage,
+    evaluate_moments,
+    score_moments,
+)
+
+__all__ = [
+    "Annotations",
+    "Film",
+    "MomentQuery",
+    "MomentReport",
+    "coverage",
+    "evaluate_films",
+    "evaluate_moments",
+    "film_annotations",
+    "load_annotations",
+    "make_films",
+    "read_clips",
+    "score_moments",
+]

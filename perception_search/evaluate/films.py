@@ -194,7 +194,7 @@ def evaluate_films(
         num_films: as of `make_films`, and so `clips_per_film` and `seed`.
         clips_per_film: clips joined into a film.
         seed: the same seed gives the same films.
-        on_progress: called with (what is done: `films`, `ingest` or `questions`; how many; of how
+        on_progress: called with (what is done: `films`, `files` or `questions`; how many; of how
             many).
 
     Raises:
@@ -216,7 +216,7 @@ def evaluate_films(
             seed=seed,
             on_progress=progress("films"),
         )
-        collection.ingest(folder, on_progress=progress("ingest"))
+        collection.ingest(folder, on_progress=progress("files"))
         return evaluate_moments(
             collection, film_annotations(films), on_progress=progress("questions")
         )

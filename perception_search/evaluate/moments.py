@@ -439,7 +439,7 @@ def random_windows(k: int, seed: int = 0) -> Finder:
 def random_windows_anywhere(annotations: Annotations, k: int, seed: int = 0) -> Finder:
     """Answers with `k` windows as `random_windows` does, each in a random one of the videos."""
     random = np.random.default_rng(seed)
-    within = random_windows(k, seed)
+    within = random_windows(1, seed)
     asked = {query.video: query.duration_seconds for query in annotations.queries}
     videos = list(asked)
 
