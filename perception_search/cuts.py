@@ -16,10 +16,10 @@ A slow dissolve makes no cut. Memory does not grow with the film. Knows no decod
 import numpy as np
 from numpy.typing import NDArray
 
-SIGNATURE_SHAPE = (36, 64)
+SIGNATURE_SHAPE = (18, 32)
 """Rows and columns of the brightness part of a signature; a colour part has half of each."""
 
-SIGNATURE_BYTES = 36 * 64 + 2 * 18 * 32
+SIGNATURE_BYTES = 18 * 32 + 2 * 9 * 16
 
 GREY = 128
 """A colour difference of no colour."""
@@ -31,20 +31,23 @@ _SIDE = 5  # frames on either side that are compared
 _MIN_SIDE = 3  # at the ends of a film: less could be a flash
 _MAX_BETWEEN = 3  # mixed frames
 _REACH = _SIDE + _MAX_BETWEEN
+_AWAY = _MAX_BETWEEN + 1
 _BATCH = 64
 
 _BLOCK_WEIGHT = 0.6  # of a mean difference in levels of 255
 _COLOUR_WEIGHT = 2.0  # colours span less than brightness does
 _HISTOGRAM_WEIGHT = 10.0  # of a share of the picture, for each of three histograms
-_LEAST_STEP = 2.5  # a smaller change to the next frame is not looked at
 _LEAST_MOTION = 4.0  # as much moves in any film, or might by compression
-_LEAST_DISTANCE = 6.5
+_LEAST_DISTANCE = 8.0
 _RATIOS = (1.2, 1.7, 2.1, 2.5)  # by frames left out: a quick motion, too, is over in a few
+# What the greatest step must be of the motion: the way across is as many steps as frames left out
+# and one more.
+_STEP_SHARE = min(ratio / (left_out + 1) for left_out, ratio in enumerate(_RATIOS))
 
 _ROWS, _COLUMNS = 9, 16
 _NUM_BLOCKS = _ROWS * _COLUMNS
-_NUM_LUMA = 36 * 64
-_NUM_COLOUR = 18 * 32
+_NUM_LUMA = 18 * 32
+_NUM_COLOUR = 9 * 16
 _NUM_BINS = 32
 
 
@@ -89,8 +92,13 @@ class CutFinder:
         steps = np.zeros(len(self._features))  # change to the frame before
         steps[1:] = np.abs(np.diff(self._features, axis=0)).sum(1)
         end = len(steps) if is_over else len(steps) - _REACH
-        # A place is looked at where the change is the greatest far and wide, and stands out.
-        for place in self._next + np.flatnonzero(steps[self._next : end] >= _LEAST_STEP):
+        # Only where the change is the greatest far and wide, and can be enough, is there a look at
+        # more distances. Steps four frames away lie on one of the two sides in any case.
+        away = np.zeros(len(steps) + 2 * _AWAY)
+        away[_AWAY:-_AWAY] = steps
+        motion = np.maximum(away[: -2 * _AWAY], away[2 * _AWAY :]) + _LEAST_MOTION
+        is_enough = steps > _STEP_SHARE * motion
+        for place in self._next + np.flatnonzero(is_enough[self._next : end]):
             if (
                 steps[place] == steps[max(0, place - _SIDE) : place + _SIDE].max()
                 and len(self._times) < MAX_CUTS
@@ -111,10 +119,8 @@ def _features(signatures: NDArray[np.uint8]) -> NDArray[np.float32]:
     luma = signatures[:, :_NUM_LUMA]
     colours = signatures[:, _NUM_LUMA:]
     scale = _BLOCK_WEIGHT / (3 * _NUM_BLOCKS)
-    luma_blocks = _sums(luma.reshape(num, _ROWS, 4, _COLUMNS, 4)) * np.float32(scale / 16)
-    colour_blocks = _sums(colours.reshape(num, 2 * _ROWS, 2, _COLUMNS, 2)) * np.float32(
-        scale * _COLOUR_WEIGHT / 4
-    )
+    luma_blocks = _sums(luma.reshape(num, _ROWS, 2, _COLUMNS, 2)) * np.float32(scale / 4)
+    colour_blocks = colours.reshape(num, -1) * np.float32(scale * _COLOUR_WEIGHT)
     # One point of brightness in four is enough for a histogram, and as many as of each colour.
     points = np.empty((num, 3, _NUM_COLOUR), np.intp)
     points[:, 0] = luma.reshape(num, *SIGNATURE_SHAPE)[:, ::2, ::2].reshape(num, -1) >> 4

@@ -316,6 +316,9 @@ class VideoReader:
                 continue
             if packet is not None and self._only_keys:
                 self._note_end(packet)
+                if not packet.is_keyframe:  # not every decoder skips what it is told to
+                    yield None
+                    continue
             try:
                 frames = context.decode(packet)
             except MemoryError:

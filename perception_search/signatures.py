@@ -57,7 +57,7 @@ class Signatures:
         signature = np.empty(SIGNATURE_BYTES, np.uint8)
         first = 0
         for plane, points in zip(planes, self._points, strict=True):
-            values: Any = np.frombuffer(plane, word)[points]
+            values: Any = np.frombuffer(plane, word).take(points)
             signature[first : first + len(points)] = (
                 values >> self._shift if self._shift else values
             )

@@ -83,6 +83,13 @@ def test_both_backends_give_the_same_on_real_videos(torchcodec):
         assert_equal(torchcodec, clip, Sampling())
 
 
+def test_key_frames_alone_are_refused(tmp_path, torchcodec):
+    path = write_video(tmp_path / "a.mp4", 5)
+    with pytest.raises(MediaError, match="pyav takes key frames") as error:
+        decoded(torchcodec, path, Sampling(grid="keyframes"))
+    assert error.value.outcome == "unsupported"
+
+
 def test_a_playlist_inside_a_video_is_not_shown_to_torchcodec(tmp_path, torchcodec):
     path = write_video(tmp_path / "a.mp4", 5)
     path.write_bytes(path.read_bytes() + b"\nc=IN IP4 127.0.0.1\n")

@@ -2,6 +2,7 @@ import io
 import socket
 import struct
 import threading
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -176,6 +177,67 @@ def test_of_several_streams_the_cover_is_not_the_video(tmp_path):
     video = Decoded(path)
     assert (video.summary.width, video.summary.height) == (96, 64)
     assert video.grid == [0, 25]
+
+
+def test_of_two_videos_in_a_file_one_is_read_throughout(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as output:
+        streams = []
+        for width, height in ((96, 64), (192, 128)):
+            stream = output.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            streams.append(stream)
+        for index in range(50):
+            for number, stream in enumerate(streams):
+                pixels = numbered(index + 1000 * number, (stream.width, stream.height))
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                output.mux(stream.encode(frame))
+        for stream in streams:
+            output.mux(stream.encode())
+    for grid in ("by-time", "keyframes"):
+        video = Decoded(path, Sampling(grid=grid))
+        first = 0 if video.summary.width == 96 else 1000
+        assert video.grid == [first, first + (25 if grid == "by-time" else 0)]
+        assert video.num_forgotten == 0
+
+
+def test_a_recording_that_does_not_say_how_long_it_is(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w", options={"live": "1"}) as output:
+        stream = output.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for index in range(60):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(index), format="rgb24")))
+        output.mux(stream.encode())
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].duration is None
+    for grid in ("by-time", "keyframes"):
+        video = Decoded(path, Sampling(grid=grid))
+        assert video.summary.duration_seconds == pytest.approx(2.4, abs=0.05)
+        assert len(video.grid) == 3
+
+
+def test_times_out_of_order_stand_still_and_never_run_back(tmp_path):
+    path = tmp_path / "a.mkv"
+    order = [1, 0, 3, 2, 4, 6, 5, 7, 9, 8]
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        stream.codec_context.gop_size = 1
+        for index, at in enumerate(order):
+            frame = av.VideoFrame.from_ndarray(numbered(index), format="rgb24")
+            frame.pts, frame.time_base = 400 * index, Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                packet.dts, packet.pts = 400 * index - 1000, 400 * at
+                output.mux(packet)
+    times = np.maximum.accumulate([0.4 * (at - order[0]) for at in order]).tolist()
+    for grid in ("by-time", "keyframes"):
+        video = Decoded(path, Sampling(grid=grid))
+        end_seconds = video.summary.duration_seconds
+        assert end_seconds == pytest.approx(times[-1], abs=0.5)
+        assert video.grid == grid_slowly(times, end_seconds, 1.0)
+        assert video.uniform == uniform_slowly(10, 8)
 
 
 def test_sound_alone_is_no_video(tmp_path):

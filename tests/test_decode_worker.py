@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 
+import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -79,6 +80,22 @@ def test_a_video_comes_whole_and_in_order(tmp_path, reader):
     assert shown == [int(j * 12.5) for j in range(40)]
     assert frames.num_uniform.sum() == 8
     assert np.all(np.diff(frames.pts_seconds) >= 0)
+
+
+def test_the_cuts_of_a_video_come_with_it(tmp_path, reader):
+    path = tmp_path / "a.mp4"
+    picture = np.asarray(gradient(192, 108))
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 192, 108, "yuv420p"
+        for number in range(150):
+            shown = 255 - picture if 50 <= number < 110 else picture
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+        output.mux(stream.encode())
+    assert reader.decode(path, SPEC)[0].cuts == pytest.approx((2.0, 4.4))
+    assert reader.decode(path, SPEC, Sampling(grid="keyframes"))[0].cuts is None
+    still = write(tmp_path / "a.png", next(iter(IMAGES.values())))
+    assert reader.decode(still, SPEC)[0].cuts is None
 
 
 @pytest.mark.parametrize("name", IMAGES)

@@ -165,3 +165,10 @@ def test_no_timestamps_ask_for_millions_of_points(stamps):
 def test_many_jumps_are_not_better_than_one():
     times = times_of([3000.0 * i for i in range(1000)])
     assert times[-1] <= 6 * 3600 + 0.04 * 1000
+
+
+def test_what_counts_as_a_still_picture_can_be_longer():
+    stamps = [40.0 * i for i in range(1000)]  # eleven hours, of key frames
+    clock = Clock(0.04, still_seconds=60.0)
+    assert [clock.seconds(stamp) for stamp in stamps] == pytest.approx(stamps)
+    assert times_of(stamps)[-1] < 7 * 3600
