@@ -163,7 +163,7 @@ def test_films_are_made_ingested_and_asked_in_one_call(tmp_path):
     assert report.figures[OWN]["R1@0.5"] == 1
     assert report.figures[ALL]["R1@0.5"] == 1, "in whichever film it is found"
     assert report.figures[RANDOM]["R1@0.5"] < 0.5
-    assert {what for what, _, _ in seen} == {"films", "ingest", "questions"}
+    assert {what for what, _, _ in seen} == {"films", "files", "questions"}
     assert seen[-1] == ("questions", 12, 12)
 
 
