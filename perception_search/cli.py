@@ -13,6 +13,8 @@ from perception_search.show import say, show_warning
 # Each file adds its commands; help lists them in this order.
 from perception_search.commands import library  # noqa: F401
 from perception_search.commands import ask  # noqa: F401
+from perception_search.commands import export  # noqa: F401
+from perception_search.commands import evaluate  # noqa: F401
 from perception_search.commands import status  # noqa: F401
 from perception_search.commands import models  # noqa: F401
 from perception_search.commands import demo  # noqa: F401

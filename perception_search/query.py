@@ -68,6 +68,8 @@ class QueryEncoder:
     def _file(self, path: str | Path) -> NDArray[np.float32]:
         from perception_search.decode import decode_file
 
+        if not Path(path).expanduser().exists():
+            raise QueryError(f"{display(path)} does not exist; give a picture or video to look for")
         encoder = self._encoder_for("vision")
         try:
             _, frames = decode_file(Path(path).expanduser(), encoder.frame_spec, self._sampling)

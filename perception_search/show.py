@@ -143,6 +143,21 @@ def progress(unit: str = "files") -> Iterator[OnProgress]:
         yield show
 
 
+@contextlib.contextmanager
+def steps() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback (unit, done, all) that shows the progress of one step after another."""
+    with contextlib.ExitStack() as bar:
+        shown: dict[str, OnProgress] = {}
+
+        def show(unit: str, done: int, total: int) -> None:
+            if unit not in shown:
+                bar.close()  # one bar at a time
+                shown[unit] = bar.enter_context(progress(unit))
+            shown[unit](done, total)
+
+        yield show
+
+
 def _logged_progress(unit: str) -> OnProgress:
     """The same for a log: a line every ten seconds."""
     started = last = time.monotonic()

@@ -114,6 +114,52 @@ def test_moments_have_times_and_a_page_with_strips(run, made, tmp_path):
     assert "as wholes or by their moments" in err
 
 
+def test_moments_are_exported_in_every_form(run, made, tmp_path):
+    path, media = made
+    forms = {"--cut": "cut", "--edl": "a.edl", "--otio": "a.otio", "--vtt": "a.vtt"}
+    targets = [word for form, name in forms.items() for word in (form, tmp_path / name)]
+    code, out, err = run("export", path, "red", "-k", 1, *targets, "--jsonl", tmp_path / "a.jsonl")
+    assert (code, err) == (0, "")
+    assert out.count("1 moment in 1 file") == 5
+    assert {p.name for p in tmp_path.iterdir()} == {*forms.values(), "a.jsonl"}
+    assert [p.name for p in (tmp_path / "cut").iterdir()] == ["001_clip_00-00-00.0.mp4"]
+    code, _, err = run("export", path, "red", "--edl", tmp_path / "a.edl")
+    assert code == 1
+    assert "already there" in err
+    code, out, _ = run("export", path, "red", "--edl", tmp_path / "a.edl", "--overwrite", "--json")
+    assert code == 0
+    [report] = objects(out)
+    assert [moment["outcome"] for moment in report["moments"]] == ["written"]
+    assert report["moments"][0]["source"] == str(media / "clip.mp4")
+    for wrong in (["red"], ["--edl", "x.edl"], ["red", "--edl", "x.edl", "--exact"]):
+        code, _, err = run("export", path, *wrong)
+        assert code == 2
+        assert "give" in err
+
+
+def test_a_collection_is_measured_with_annotations(run, made, tmp_path):
+    path, _ = made
+    question = {
+        "qid": 1, "query": "red", "vid": "clip", "duration": 12, "relevant_windows": [[0, 12]]
+    }  # fmt: skip
+    file = tmp_path / "questions.jsonl"
+    file.write_text(json.dumps(question) + "\n")
+    code, out, _ = run("eval", "moments", path, "--annotations", file, "--json")
+    [report] = objects(out)
+    assert code == 0
+    assert report["num_queries"] == 1
+    assert report["figures"]["own video"]["mIoU"] > 0.9
+    code, out, _ = run("eval", "moments", path, "--annotations", file)
+    assert "1 questions about 1 videos" in out
+    assert "random window" in out
+    file.write_text(json.dumps(question | {"vid": "another"}) + "\n")
+    code, _, err = run("eval", "moments", path, "--annotations", file)
+    assert code == 1
+    assert "1 of 1 videos" in err
+    for wrong in ([], [path], ["--annotations", file], [path, "--films", tmp_path]):
+        assert run("eval", "moments", *wrong)[0] == 2
+
+
 def test_search_reads_queries_from_standard_input(run, made, monkeypatch):
     import io
 
@@ -335,18 +381,25 @@ def test_videos_are_found_by_other_stretches_once_asked(run, made, tmp_path):
     assert "shots do not overlap" in err
 
 
-def test_every_help_opens_with_an_example(run):
-    commands = [
-        command.name or command.callback.__name__ for command in cli.app.registered_commands
+def commands():
+    """The words of every command."""
+    names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+    inner = [
+        f"{group.name} {command.name or command.callback.__name__}"
+        for group in cli.app.registered_groups
+        for command in group.typer_instance.registered_commands
     ]
-    assert len(commands) == 13
-    for command in commands:
-        code, out, _ = run(command, "--help")
+    return names + inner
+
+
+def test_every_help_opens_with_an_example_on_a_line_of_its_own(run):
+    assert len(commands()) == 15
+    for command in commands():
+        code, out, _ = run(*command.split(), "--help")
         assert code == 0
-        usage, rest = out.split("\n\n", 1)[0], out
-        assert f"perception-search {command}" in rest.split("Arguments")[0].split("Options")[0], (
-            usage
-        )
+        opening = out.split("Arguments:")[0].split("Options:")[0].splitlines()
+        assert any(line.startswith(f"  perception-search {command}") for line in opening), out
+        assert "\\b" not in out
 
 
 def has_children(pid):

@@ -84,6 +84,8 @@ ORDER = [
     "commands.common",
     "commands.library",
     "commands.ask",
+    "commands.export",
+    "commands.evaluate",
     "commands.status",
     "commands.models",
     "commands.demo",

@@ -12,13 +12,17 @@ from perception_search.commands.common import (
     Dtype,
     FilesOnly,
     Folder,
+    Images,
     MinScore,
+    Minus,
     NumHits,
+    Videos,
     Weights,
     Where,
+    Words,
     app,
+    asked_for,
     open_collection,
-    weighted,
 )
 from perception_search.media import display
 from perception_search.show import (
@@ -39,18 +43,10 @@ def search(
     query: Annotated[
         str | None, typer.Argument(help="Words; - reads one query a line from standard input.")
     ] = None,
-    text: Annotated[
-        list[str], typer.Option(help="More words, with a weight if you like: 2:at night.")
-    ] = [],  # noqa: B006
-    image: Annotated[
-        list[str], typer.Option(help="A picture that the result should look like; 2:FILE.")
-    ] = [],  # noqa: B006
-    video: Annotated[
-        list[str], typer.Option(help="A video that the result should look like; 2:FILE.")
-    ] = [],  # noqa: B006
-    minus: Annotated[
-        list[str], typer.Option(help="Words whose depiction lowers an item's score.")
-    ] = [],  # noqa: B006
+    text: Words = [],  # noqa: B006
+    image: Images = [],  # noqa: B006
+    video: Videos = [],  # noqa: B006
+    minus: Minus = [],  # noqa: B006
     k: NumHits = 10,
     where: Where = None,
     min_score: MinScore = None,
@@ -69,7 +65,7 @@ def search(
     weights: Weights = None,
     as_json: AsJson = False,
 ) -> None:
-    r"""Find pictures and moments of videos by words, by pictures, or by both.
+    """Find pictures and moments of videos by words, by pictures, or by both.
 
     \b
     perception-search search photos.ps "a dog catching a frisbee" -k 10 --where "kind = 'video'"
@@ -77,14 +73,10 @@ def search(
     perception-search search photos.ps --text "at night" --image ./beach.jpg --minus "people"
     perception-search search photos.ps - < queries.txt
     """
-    if query is None and not (text or image or video):
-        raise typer.BadParameter("there is nothing to look for; give words, --image or --video.")
+    parts, shown = asked_for(query, text, image, video, minus)
     collection = open_collection(path, weights=weights, device=device, dtype=dtype)
     how: dict[str, Any] = {
-        "texts": [weighted(part) for part in text],
-        "images": [weighted(part) for part in image],
-        "videos": [weighted(part) for part in video],
-        "minus": [weighted(part) for part in minus],
+        **parts,
         "k": k,
         "where": where,
         "min_score": min_score,
@@ -101,9 +93,7 @@ def search(
     else:
         hits = collection.search(query, **how)
         print_hits(hits, as_json=as_json, files_only=files_only)
-        shown = [*([query] if query else []), *text, *image, *video]
-        shown += [f"minus {part}" for part in minus]
-        results.append((" + ".join(shown), hits))
+        results.append((shown, hits))
     if page is not None:
         write_page(page, collection, results, strips=moments)
 
@@ -118,7 +108,7 @@ def similar(
     files_only: FilesOnly = False,
     as_json: AsJson = False,
 ) -> None:
-    r"""Find what looks like an item of the collection.
+    """Find what looks like an item of the collection.
 
     \b
     perception-search similar photos.ps ~/Pictures/beach.jpg -k 5
@@ -137,7 +127,7 @@ def classify(
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
-    r"""Say how probable each label is for a picture; needs no collection.
+    """Say how probable each label is for a picture; needs no collection.
 
     \b
     perception-search classify cat.png "a diagram" "a dog" "a cat"

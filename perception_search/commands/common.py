@@ -41,6 +41,18 @@ Where = Annotated[
 ]
 NumHits = Annotated[int, typer.Option("-k", min=1, help="How many items to find.")]
 MinScore = Annotated[float | None, typer.Option(help="Leave out items that score below this.")]
+Words = Annotated[
+    list[str], typer.Option("--text", help="More words, with a weight if you like: 2:at night.")
+]
+Images = Annotated[
+    list[str], typer.Option("--image", help="A picture that the result should look like; 2:FILE.")
+]
+Videos = Annotated[
+    list[str], typer.Option("--video", help="A video that the result should look like; 2:FILE.")
+]
+Minus = Annotated[
+    list[str], typer.Option("--minus", help="Words whose depiction lowers an item's score.")
+]
 Length = Annotated[
     float, typer.Option(help="Seconds of a stretch that videos are found by; of a shot, at most.")
 ]
@@ -68,6 +80,24 @@ def open_collection(path: Path, **how: Any) -> "Collection":
     if collection.notice:
         say(collection.notice)
     return collection
+
+
+def asked_for(
+    query: str | None, text: list[str], image: list[str], video: list[str], minus: list[str]
+) -> tuple[dict[str, Any], str]:
+    """What `Collection.search` takes for a query's parts but the first words, and all of it as
+    people read it.
+    """
+    if query is None and not (text or image or video):
+        raise typer.BadParameter("there is nothing to look for; give words, --image or --video.")
+    parts = {
+        "texts": [weighted(part) for part in text],
+        "images": [weighted(part) for part in image],
+        "videos": [weighted(part) for part in video],
+        "minus": [weighted(part) for part in minus],
+    }
+    shown = [*([query] if query else []), *text, *image, *video]
+    return parts, " + ".join([*shown, *(f"minus {part}" for part in minus)])
 
 
 def weighted(text: str) -> str | tuple[float, str]:

@@ -24,7 +24,7 @@ def demo(
     model: Annotated[str, typer.Option(help="As for `create`.")] = "starter",
     out: Annotated[Path, typer.Option(help="Where to put it.")] = Path("demo"),
 ) -> None:
-    r"""Index sample media, ask ten queries, and leave a page of pictures to look at.
+    """Index sample media, ask ten queries, and leave a page of pictures to look at.
 
     \b
     perception-search demo

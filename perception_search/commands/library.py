@@ -59,7 +59,7 @@ def create(
     shots: Shots = False,
     as_json: AsJson = False,
 ) -> None:
-    r"""Make an empty collection; its model and sampling are fixed now.
+    """Make an empty collection; its model and sampling are fixed now.
 
     \b
     perception-search create photos.ps --model PE-Core-B16-224
@@ -141,7 +141,7 @@ def ingest(
     weights: Weights = None,
     as_json: AsJson = False,
 ) -> None:
-    r"""Bring a collection up to date with files and folders; run it again whenever you like.
+    """Bring a collection up to date with files and folders; run it again whenever you like.
 
     \b
     perception-search ingest photos.ps ~/Pictures ~/Videos
@@ -240,7 +240,7 @@ def resegment(
     shots: Shots = False,
     as_json: AsJson = False,
 ) -> None:
-    r"""Find videos by other stretches from now on; opens no video.
+    """Find videos by other stretches from now on; opens no video.
 
     \b
     perception-search resegment films.ps --length 5 --overlap 2
@@ -263,7 +263,7 @@ def remove(
     where: Where = None,
     as_json: AsJson = False,
 ) -> None:
-    r"""Hide files from every search at once; the files themselves stay.
+    """Hide files from every search at once; the files themselves stay.
 
     \b
     perception-search remove photos.ps ~/Pictures/receipts
@@ -286,7 +286,7 @@ def index(
     ] = "hnsw",
     as_json: AsJson = False,
 ) -> None:
-    r"""Build an index, for collections of more than about 100,000 rows.
+    """Build an index, for collections of more than about 100,000 rows.
 
     \b
     perception-search index photos.ps --recipe hnsw

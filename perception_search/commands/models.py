@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def models(as_json: AsJson = False) -> None:
-    r"""List the models that a collection can be made with.
+    """List the models that a collection can be made with.
 
     \b
     perception-search models

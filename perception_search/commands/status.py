@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def info(path: Folder, as_json: AsJson = False) -> None:
-    r"""Say what is in a collection and where it came from.
+    """Say what is in a collection and where it came from.
 
     \b
     perception-search info photos.ps
@@ -71,7 +71,7 @@ def info(path: Folder, as_json: AsJson = False) -> None:
 
 @app.command()
 def failures(path: Folder, as_json: AsJson = False) -> None:
-    r"""List the files that could not be taken in, and why.
+    """List the files that could not be taken in, and why.
 
     \b
     perception-search failures photos.ps
@@ -96,7 +96,7 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Read no whole file.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    r"""Check every byte of a collection; exit 1 when anything is damaged.
+    """Check every byte of a collection; exit 1 when anything is damaged.
 
     \b
     perception-search verify photos.ps

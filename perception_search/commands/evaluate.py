@@ -1,0 +1,98 @@
+"""Commands that measure how good a collection, or a model, is."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perception_search.commands.common import AsJson, Device, Dtype, Weights, app, open_collection
+from perception_search.show import print_json, print_line, progress, say, steps
+
+evaluate = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="""Measure how good a collection, or a model, is.
+
+\b
+  perception-search eval moments films.ps --annotations qvhighlights_val.jsonl
+""",
+)
+app.add_typer(evaluate, name="eval")
+
+
+@evaluate.command()
+def moments(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[COLLECTION]", help="Holds the annotated videos.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Questions and answers: QVHighlights' file, or DiDeMo's.")
+    ] = None,
+    films: Annotated[
+        Path | None,
+        typer.Option(help="Instead: a folder of captioned clips, to be joined into films."),
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out videos that are not there.")
+    ] = False,
+    num_films: Annotated[int, typer.Option(min=1, help="How many films to make.")] = 10,
+    clips_per_film: Annotated[int, typer.Option(min=1, help="Clips in a film.")] = 20,
+    seed: Annotated[int, typer.Option(help="Decides the order of clips.")] = 0,
+    model: Annotated[str, typer.Option(help="For films: as for `create`.")] = "auto",
+    weights: Weights = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure how well moments are found: R1@IoU, mAP, errors in seconds, beside chance.
+
+    \b
+    perception-search eval moments films.ps --annotations qvhighlights_val.jsonl
+    perception-search eval moments --films clips
+
+    The folder given to --films holds short videos and a captions.json:
+    [{"file": "dog.mp4", "caption": "a dog runs"}, ...].
+    """
+    from perception_search.collection import Collection
+    from perception_search.evaluate.annotations import load_annotations
+    from perception_search.evaluate.films import evaluate_films, read_clips
+    from perception_search.evaluate.moments import evaluate_moments
+
+    if (films is None) == (annotations is None) or (annotations is None) != (path is None):
+        raise typer.BadParameter("give a collection and --annotations, or --films alone.")
+    if films is not None:
+        clips = read_clips(films)
+        notices: list[str | None] = []
+
+        def create(folder: Path) -> Collection:
+            collection = Collection.create(
+                folder, model=model, weights=weights, device=device, dtype=dtype
+            )
+            notices.append(collection.notice)
+            return collection
+
+        with steps() as show_step:
+            report = evaluate_films(
+                clips,
+                create,
+                num_films=num_films,
+                clips_per_film=clips_per_film,
+                seed=seed,
+                on_progress=show_step,
+            )
+        for notice in filter(None, notices):
+            say(notice)
+    else:
+        assert path is not None
+        assert annotations is not None
+        questions = load_annotations(annotations)
+        collection = open_collection(path, weights=weights, device=device, dtype=dtype)
+        with progress("questions") as show:
+            report = evaluate_moments(
+                collection, questions, allow_missing=allow_missing, on_progress=show
+            )
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        for line in report.table().splitlines():
+            print_line(line)
