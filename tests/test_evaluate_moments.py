@@ -1,6 +1,7 @@
 """Moment evaluation: the real annotation files through an oracle and chance; damage by its line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import data
@@ -355,6 +356,7 @@ def test_a_collection_is_asked_within_each_video_and_over_all(tmp_path):
     media.mkdir()
     two_colours(media / "one_0.0_17.0.mp4", red, blue)
     two_colours(media / "two.mp4", green, blue)
+    shutil.copy(media / "two.mp4", media / "twin.mp4")
     library = Collection.create(tmp_path / "lib.ps", encoder=ColourEncoder())
     library.ingest(media)
 
@@ -373,9 +375,10 @@ def test_a_collection_is_asked_within_each_video_and_over_all(tmp_path):
         entry(2, "green", "two", [0, 9]),
         entry(3, "red", "two", [9, 17]),  # red is elsewhere: what is found first is not this
         entry(4, "red", "three", [0, 9]),
+        entry(5, "green", "twin", [0, 9]),  # a copy of two
     )
     annotations = load_annotations(path)
-    with pytest.raises(QueryError, match=r"1 of 3 videos .* three\. Ingest them, or leave"):
+    with pytest.raises(QueryError, match=r"1 of 4 videos .* three\. Ingest them, or leave"):
         evaluate_moments(library, annotations)
     asked = []
     report = evaluate_moments(
@@ -384,14 +387,14 @@ def test_a_collection_is_asked_within_each_video_and_over_all(tmp_path):
         allow_missing=True,
         on_progress=lambda *progress: asked.append(progress),
     )
-    assert asked == [(1, 3), (2, 3), (3, 3)]
-    assert (report.num_queries, report.num_videos, report.num_missing_videos) == (3, 2, 1)
+    assert asked == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert (report.num_queries, report.num_videos, report.num_missing_videos) == (4, 3, 1)
     assert report.model == "colours"
-    first, second, _ = report.answers
-    for answer in (first, second):  # to a frame of the grid
+    first, second, _, twin = report.answers
+    for answer in (first, second, twin):  # to a frame of the grid
         assert (answer.start_seconds, answer.end_seconds) == pytest.approx((0, 9), abs=1)
     everywhere = report.figures[ALL]
-    assert everywhere["R1@0.5"] == everywhere["right video first"] == pytest.approx(2 / 3)
+    assert everywhere["R1@0.5"] == everywhere["right video first"] == pytest.approx(3 / 4)
     alone = evaluate_moments(library, annotations, allow_missing=True, everywhere=False)
     assert ALL not in alone.figures
     assert alone.figures[OWN] == report.figures[OWN]

@@ -235,22 +235,21 @@ def evaluate_moments(
         )
     video_of = {content_hash: video for video, content_hash in covered.held.items()}
     videos = collection.items("kind = 'video'")
-    video_at = {
-        path: video_of.get(content_hash, content_hash)
+    content_at = {
+        path: content_hash
         for content_hash, paths in zip(videos["content_hash"], videos["paths"], strict=True)
         for path in paths
     }
 
     def ask(query: MomentQuery, where: str) -> list[Found]:
-        return [
-            Found(
-                video_at.get(display(hit.path), ""),
-                float(hit.start_seconds or 0.0),
-                float(hit.end_seconds or 0.0),
-                hit.score,
-            )
-            for hit in collection.search(query.text, moments=True, k=k, where=where)
-        ]
+        found = []
+        for hit in collection.search(query.text, moments=True, k=k, where=where):
+            content_hash = content_at.get(display(hit.path), "")
+            is_own = content_hash == covered.held[query.video]  # by whichever of its names
+            video = query.video if is_own else video_of.get(content_hash, content_hash)
+            start, end = float(hit.start_seconds or 0.0), float(hit.end_seconds or 0.0)
+            found.append(Found(video, start, end, hit.score))
+        return found
 
     def within(query: MomentQuery) -> list[Found]:
         return ask(query, f"content_hash = '{covered.held[query.video]}'")
