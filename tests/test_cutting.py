@@ -207,6 +207,25 @@ def test_uneven_times_stay_as_they_are_and_a_still_picture_stands(tmp_path):
     assert encoded.seconds == pytest.approx(2.0, abs=2e-3)
 
 
+def test_what_was_trimmed_off_is_not_shown_again(tmp_path):
+    whole, source = write_video(tmp_path / "whole.mp4", 100), tmp_path / "trimmed.mp4"
+    with av.open(str(whole)) as given, av.open(str(source), "w") as output:
+        stream = output.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.pts -= round(1 / packet.time_base)  # QuickTime hides what is before 0
+                packet.dts -= round(1 / packet.time_base)
+                packet.stream = stream
+                output.mux(packet)
+    assert Read(source).numbers == list(range(25, 100))
+    for exact in (False, True):
+        (done,) = cut([hit(source, 0.2, 1.0)], tmp_path / str(exact), exact=exact).moments
+        assert done.start_seconds == pytest.approx(0.2 if exact else 0.0, abs=1e-3)
+        numbers = Read(done.path).numbers
+        assert numbers[0] == (30 if exact else 25)
+        assert numbers[: numbers.index(49) + 1] == list(range(numbers[0], 50))
+
+
 @pytest.mark.parametrize("sound_codec", ["aac", "libmp3lame", "libopus", "ac3"])
 @pytest.mark.parametrize("exact", [False, True])
 def test_sound_and_pictures_stay_together(tmp_path, exact, sound_codec):
