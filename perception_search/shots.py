@@ -7,9 +7,10 @@ here depends on the encoder.
 - A cut is a boundary, but where the frames on its two sides differ no more than usual: a flash of
   some frames, a title over the picture, a glance away that is over before the next grid frame.
 - A boundary that no cut tells of, a dissolve or a fade, is where both frames before differ from
-  both frames after, `_RATIO` times as much as either pair does within itself, and as usual. It
-  lies in the middle between them; one frame may be between, which shows a mixture. Where the cuts
-  are not known this finds them too, if the shots have two grid frames at least.
+  both frames after several times as much as either pair does within itself, and as usual. It lies
+  in the middle between them; one frame may be between, which shows a mixture. Where the cuts are
+  known it must be clear, since most changes without a cut are motion. Where they are not, less will
+  do: then this finds the cuts too, if the shots have two grid frames at least.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from perception_search.video_sampling import EPSILON_SECONDS
 
 _RATIO = 2.0
+_CLEAR_RATIO = 4.0
 _LEAST_DIFFERENCE = 2e-3  # of float16 embeddings; less is no other picture to any encoder
 _MIN_FRAMES = 4
 
@@ -45,6 +47,7 @@ def boundaries(
             f"embeddings {embeddings.shape} of frames at {pts_seconds.shape} times; one each"
         )
     frames = embeddings.astype(np.float32)
+    ratio = _RATIO if cuts is None else _CLEAR_RATIO
     times = np.array(cuts if cuts is not None else (), np.float64)
     # The first grid frame that shows what comes after each cut.
     after = np.searchsorted(pts_seconds, times - EPSILON_SECONDS)
@@ -59,7 +62,7 @@ def boundaries(
         {
             0.0,
             *times[differs & (times > 0)].tolist(),
-            *_gradual(frames, pts_seconds, has_cut, usual),
+            *_gradual(frames, pts_seconds, has_cut, usual, ratio),
         }
     )
 
@@ -69,6 +72,7 @@ def _gradual(
     pts_seconds: NDArray[np.float64],
     has_cut: NDArray[np.bool_],
     usual: float,
+    ratio: float,
 ) -> list[float]:
     """The boundaries that no cut tells of.
 
@@ -77,14 +81,15 @@ def _gradual(
         pts_seconds: (T,) their times.
         has_cut: (T - 1,) whether a cut lies between a frame and the next.
         usual: difference between neighbours.
+        ratio: of the difference across a place to that on either side, and to the usual one.
     """
     if len(frames) < _MIN_FRAMES:
         return []
     d1, d2, d3, d4 = (_differences(frames, lag) for lag in (1, 2, 3, 4))
-    least = max(_RATIO * usual, _LEAST_DIFFERENCE)
+    least = max(ratio * usual, _LEAST_DIFFERENCE)
     # Entry t: frames t, t + 1 against t + 2, t + 3; then against t + 3, t + 4.
-    at_once = _excess([d1[1:-1], d2[:-1], d2[1:], d3], [d1[:-2], d1[2:]], least)
-    with_mixture = _excess([d2[1:-1], d3[:-1], d3[1:], d4], [d1[:-3], d1[3:]], least)
+    at_once = _excess([d1[1:-1], d2[:-1], d2[1:], d3], [d1[:-2], d1[2:]], least, ratio)
+    with_mixture = _excess([d2[1:-1], d3[:-1], d3[1:], d4], [d1[:-3], d1[3:]], least, ratio)
     at_once[has_cut[1:-1]] = 0
     with_mixture[has_cut[1:-2] | has_cut[2:-1]] = 0
     with_mixture[(at_once[:-1] > 0) | (at_once[1:] > 0)] = 0  # its mixture is of the pure frames
@@ -96,7 +101,10 @@ def _gradual(
 
 
 def _excess(
-    across: list[NDArray[np.float32]], within: list[NDArray[np.float32]], least: float
+    across: list[NDArray[np.float32]],
+    within: list[NDArray[np.float32]],
+    least: float,
+    ratio: float,
 ) -> NDArray[np.float32]:
     """By how much the least difference across a place is more than it must be; 0 where it is not.
 
@@ -104,9 +112,10 @@ def _excess(
         across: the differences of each frame before to each after.
         within: the difference of both before, and of both after.
         least: that must be across.
+        ratio: of what is across to what is within.
     """
     smallest = np.minimum.reduce(across)
-    excess = smallest - _RATIO * np.maximum.reduce(within)
+    excess = smallest - ratio * np.maximum.reduce(within)
     return np.where(smallest > least, np.maximum(excess, 0), 0).astype(np.float32)
 
 
