@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from media_files import gradient, number_of, write_video
 
-from perception_search import cut_media
-from perception_search.cut_worker import _Out
-from perception_search.cutting import Cutter, cut
 from perception_search.errors import MediaError
-from perception_search.exported import WRITTEN
+from perception_search.export import stretch
+from perception_search.export.cutting import Cutter, cut
+from perception_search.export.report import WRITTEN
+from perception_search.export.worker import _Out
 from perception_search.hits import Hit
 
 RATE = 25
@@ -416,7 +416,7 @@ def test_a_disk_that_is_full_is_told_apart_from_a_bad_video(tmp_path):
         with source.open("rb") as file, (tmp_path / "out").open("w+b") as target:
             out = _Out(Full(target))
             with pytest.raises((OSError, MediaError)):
-                cut_media.cut(
+                stretch.cut(
                     file, "mov", out, 0.0, 1.0, exact=exact, max_pixels=10**7, num_threads=1
                 )
         assert out.error.errno == errno.ENOSPC

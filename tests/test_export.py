@@ -13,7 +13,7 @@ from media_files import write_video
 
 from perception_search import durable, export
 from perception_search.errors import ExportError, MissingExtra
-from perception_search.exported import WRITTEN, publish
+from perception_search.export.report import WRITTEN, publish
 from perception_search.hits import Hit
 
 otio = pytest.importorskip("opentimelineio")
@@ -104,8 +104,8 @@ def test_the_timecodes_of_an_edit_list_are_those_that_a_calculator_gives(tmp_pat
 
 
 def test_an_hour_at_29_97_counts_frames_and_not_seconds(tmp_path):
-    from perception_search.exported import Moment
-    from perception_search.timelines import _edl_clip, _Placed
+    from perception_search.export.report import Moment
+    from perception_search.export.timelines import _edl_clip, _Placed
 
     moment = Moment(1, tmp_path / "a.mp4", 3600.0, 3610.0, 0.3)
     placed = _Placed(moment, NTSC, 0, 3600.0, 3610.0, None)

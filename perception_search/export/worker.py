@@ -1,6 +1,6 @@
 """Cuts and measures videos in a process of its own, so that a bad one costs no more.
 
-Run by the parent as `python -m perception_search.cut_worker`; it talks as a decode worker does:
+Run by the parent as `python -m perception_search.export.worker`; it talks as a decode worker does:
 
     {"do": "clocks", "path"}
         <- {"say": "clocks", "rate", "zero_seconds", "lead_seconds", "duration_seconds",
@@ -18,8 +18,9 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
-from perception_search import cut_media, decode_worker, media
+from perception_search import decode_worker, media
 from perception_search.errors import MediaError
+from perception_search.export import stretch
 
 MAX_FILE_BYTES = 32 << 30
 
@@ -53,13 +54,13 @@ class CutWorker(decode_worker.Worker):
         if found.kind != "video":
             raise MediaError("unreadable", "it is no video, or not any more")
         if request["do"] == "clocks":
-            clocks = cut_media.clocks(file, found.name, max_pixels=self._max_pixels)
+            clocks = stretch.clocks(file, found.name, max_pixels=self._max_pixels)
             self._say("clocks", **vars(clocks))
             return
         with Path(request["out"]).open("r+b") as target:
             out = _Out(target)
             try:
-                piece = cut_media.cut(
+                piece = stretch.cut(
                     file,
                     found.name,
                     out,  # type: ignore[arg-type]

@@ -1,16 +1,12 @@
-"""What leaves a moment search: cut files, timelines, chapters, and lines for moment retrieval.
-
-Times of hits count from the first frame that a video shows. What other programs read is given in
-their own clock.
-"""
+"""Moments as text that other programs read: WebVTT chapters, and lines for moment retrieval."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from perception_search.cutting import cut, read_clocks
 from perception_search.errors import ExportError, MediaError
-from perception_search.exported import (
+from perception_search.export.cutting import read_clocks
+from perception_search.export.report import (
     WRITTEN,
     Exported,
     ExportReport,
@@ -24,18 +20,6 @@ from perception_search.exported import (
 )
 from perception_search.hits import Hit
 from perception_search.media import absolute, display
-from perception_search.timelines import write_edl, write_otio
-
-__all__ = [
-    "ExportReport",
-    "Exported",
-    "cut",
-    "write_edl",
-    "write_jsonl",
-    "write_otio",
-    "write_vtt",
-]
-
 
 _MAX_STEM_BYTES = 200
 

@@ -13,10 +13,10 @@ from typing import IO, Any
 
 import av
 
-from perception_search.cut_copy import BEYOND_SECONDS, Copier, decoding_seconds, extension_for
-from perception_search.cut_encode import Encoder
 from perception_search.decode_video import SEEKS_SECONDS, VideoReader, stamp_seconds
 from perception_search.errors import MediaError
+from perception_search.export.copying import BEYOND_SECONDS, Copier, decoding_seconds, extension_for
+from perception_search.export.encoding import Encoder
 from perception_search.video_sampling import EPSILON_SECONDS
 
 _EARLY_SECONDS = {"mpeg": 1.0, "mpegts": 1.0}  # after a seek FFmpeg guesses their first times

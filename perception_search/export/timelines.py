@@ -10,9 +10,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from perception_search.cutting import VideoClocks, read_clocks
 from perception_search.errors import ExportError, MediaError, MissingExtra
-from perception_search.exported import (
+from perception_search.export.cutting import VideoClocks, read_clocks
+from perception_search.export.report import (
     WRITTEN,
     Exported,
     ExportReport,

@@ -17,7 +17,7 @@ from perception_search.decode_process import (
     start_worker,
 )
 from perception_search.errors import ExportError, MediaError
-from perception_search.exported import (
+from perception_search.export.report import (
     WRITTEN,
     Exported,
     ExportReport,
@@ -33,7 +33,7 @@ from perception_search.media import absolute
 TIME_LIMIT_SECONDS = 300.0
 MEMORY_LIMIT_BYTES = 3 << 30
 
-_PROGRAM = "perception_search.cut_worker"
+_PROGRAM = "perception_search.export.worker"
 _EXTENSIONS = frozenset(("mp4", "mov", "mkv", "avi", "wmv", "flv"))
 
 
