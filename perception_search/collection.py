@@ -331,6 +331,7 @@ class Collection:
             FileNotFoundError: one of `sources` is not there; nothing was changed.
             CollectionLocked: another process is writing.
             CollectionMismatch: the encoder is not the one the collection was made with.
+            ValueError: the collection looks at key frames, and torchcodec cannot.
         """
         roots = [absolute(source) for source in _as_list(sources)]
         options = Options(
@@ -346,6 +347,10 @@ class Collection:
             commit_seconds=commit_seconds,
             commit_rows=commit_rows,
         )
+        if self.sampling.grid == "keyframes" and video_backend != "pyav":
+            raise ValueError(
+                f"{self.path} looks at key frames, which {video_backend} cannot; take pyav"
+            )
         found = list(media.find(roots, exclude))
         with Writer(self.path) as writer:
             report = ingesting.ingest(

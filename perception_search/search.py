@@ -5,7 +5,9 @@ and moments share one scale; k counts items. Moments are ranked by themselves: e
 video that comes near, k counts spans.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -182,11 +184,15 @@ def _moments(
     snapshot: Snapshot, scorer: Scorer, positions: NDArray[np.int64], k: int
 ) -> Iterator[Hit]:
     """The best k moments of the videos that these segment rows are of, best first."""
-    found = [
-        (moment, position, item)
-        for position, item in zip(positions, _items_at(snapshot, positions), strict=True)
-        for moment in moments_of(snapshot, scorer, *item[:2], limit=k)
-    ]
+    items = _items_at(snapshot, positions)
+    snapshot.grids, snapshot.cuts  # noqa: B018  read once, before threads share them
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets others run meanwhile
+        per_video = pool.map(lambda item: moments_of(snapshot, scorer, *item[:2], limit=k), items)
+        found = [
+            (moment, position, item)
+            for moments, position, item in zip(per_video, positions, items, strict=True)
+            for moment in moments
+        ]
     found.sort(key=lambda one: (-one[0].score, one[2].path, one[0].start_seconds))
     for moment, position, item in found[:k]:
         yield _hit(snapshot, _segment_at(snapshot, position, moment), item, moment)

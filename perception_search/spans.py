@@ -7,7 +7,8 @@ The method, on the frame scores of the time grid:
    full width at half maximum, as one measures a peak.
 3. The span is the stretch with the largest sum of (score - level), found exactly by prefix sums
    in one pass (Bentley's maximum subarray): neighbours above the level join, and a dip between
-   two peaks is bridged where what follows makes up for it.
+   two peaks is bridged where what follows makes up for it. Smoothing wears its edges down: it
+   grows by the frames beside it whose own scores are above the level.
 4. The slopes on both sides of it, down to the next valley, belong to no other span. In what is
    left, the next span is looked for in the same way, until nothing rises above the mean.
 
@@ -61,7 +62,8 @@ def find_spans(scores: NDArray[np.floating], limit: int) -> list[Span]:
         if peaks[best] - mean < _TINY:
             break
         part = free.pop(best)
-        span = _largest_sum(smoothed, part, (peaks[best] + mean) / 2)
+        level = (peaks[best] + mean) / 2
+        span = _grown(_largest_sum(smoothed, part, level), scores > level, part)
         found.append(span)
         left = part.first, span.first - _slope(smoothed[part.first : span.first][::-1])
         right = span.stop + _slope(smoothed[span.stop : part.stop]), part.stop
@@ -76,6 +78,18 @@ def _largest_sum(smoothed: NDArray[np.float64], part: Span, level: float) -> Spa
     stop = int(np.argmax(sums[1:] - lowest)) + 1
     first = int(np.flatnonzero(sums[:stop] == lowest[stop - 1])[-1])
     return Span(part.first + first, part.first + stop)
+
+
+def _grown(span: Span, is_above: NDArray[np.bool_], part: Span) -> Span:
+    """The span with the frames of `part` on both sides that are above the level, up to the first
+    that is not.
+    """
+    first, stop = span
+    while first > part.first and is_above[first - 1]:
+        first -= 1
+    while stop < part.stop and is_above[stop]:
+        stop += 1
+    return Span(first, stop)
 
 
 def _slope(away: NDArray[np.float64]) -> int:

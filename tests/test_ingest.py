@@ -12,7 +12,7 @@ from fakes import ColourEncoder
 from media_folder import colour, picture, write_pictures, write_video
 from PIL import Image
 
-from perception_search import Collection, Segmentation
+from perception_search import Collection, Sampling, Segmentation
 from perception_search.errors import CollectionMismatch
 
 
@@ -349,3 +349,32 @@ def test_interrupting_keeps_what_was_finished(photos, media, encoder, monkeypatc
     assert 1 <= kept < 10
     monkeypatch.setattr(encoder, "encode_frames", real)
     assert counts(photos.ingest(media)) == {"ingested": 10 - kept, "unchanged": kept}
+
+
+def test_key_frames_alone_are_looked_at_where_the_collection_says_so(tmp_path, encoder):
+    media = tmp_path / "media"
+    media.mkdir()
+    write_video(media / "a.mp4", [picture(n, (64, 48)) for n in range(60)], fps=5)
+    collection = Collection.create(
+        tmp_path / "k.ps", encoder=encoder, sampling=Sampling(grid="keyframes")
+    )
+    with pytest.raises(ValueError, match="take pyav"):
+        collection.ingest(media, video_backend="torchcodec")
+    assert counts(collection.ingest(media)) == {"ingested": 1}
+    assert Collection.open(collection.path).sampling.grid == "keyframes"
+    [content_hash] = collection.snapshot.grids
+    assert len(collection.snapshot.grids.of(content_hash).pts_seconds) == 12
+    assert collection.snapshot.cuts == {}
+
+
+def test_a_moment_scores_as_a_picture_of_the_same_does(photos, tmp_path):
+    media = tmp_path / "media"
+    media.mkdir()
+    frames = [colour(c, (64, 64)) for c in ((0, 0, 240), (240, 0, 0)) for _ in range(75)]
+    write_video(media / "both.mp4", frames)
+    Image.fromarray(frames[-1]).save(media / "red.png")
+    photos.ingest(media)
+    [moment] = photos.search("red", k=1, moments=True)
+    [still] = [hit for hit in photos.search("red", k=2) if hit.kind == "image"]
+    assert (moment.start_seconds, moment.end_seconds) == (15, 30)
+    assert moment.score == pytest.approx(still.score, abs=0.01)

@@ -26,7 +26,7 @@ def test_smoothing_keeps_what_is_constant_and_the_ends():
 
 @settings(deadline=None)
 @given(SCORES)
-def test_the_first_span_has_the_largest_sum_over_its_level(scores):
+def test_the_first_span_has_the_largest_sum_over_its_level_and_grows(scores):
     [span] = find_spans(scores, 1)
     smoothed = smooth(scores)
     if smoothed.max() - smoothed.mean() < 1e-4:
@@ -38,9 +38,18 @@ def test_the_first_span_has_the_largest_sum_over_its_level(scores):
         for first in range(len(scores))
         for stop in range(first + 1, len(scores) + 1)
     )
-    assert over[span.first : span.stop].sum() == pytest.approx(best, abs=1e-9)
-    assert over[span.first] > 0
-    assert over[span.stop - 1] > 0
+    is_above = scores > (smoothed.max() + smoothed.mean()) / 2
+    grown = [
+        (first, stop)
+        for first in range(span.first, span.stop)
+        for stop in range(first + 1, span.stop + 1)
+        if over[first:stop].sum() == pytest.approx(best, abs=1e-9)
+        and is_above[span.first : first].all()
+        and is_above[stop : span.stop].all()
+    ]
+    assert grown, "it is the best stretch, and frames above the level beside it"
+    assert span.first == 0 or not is_above[span.first - 1]
+    assert span.stop == len(scores) or not is_above[span.stop]
 
 
 @settings(deadline=None)
@@ -72,6 +81,10 @@ def test_a_short_dip_is_bridged_and_a_long_one_is_not():
     long = hills((5, 10), (40, 52))
     [one] = find_spans(long, 1)
     assert one in (Span(5, 10), Span(40, 52))
+
+
+def test_a_moment_that_fills_half_of_the_video_keeps_its_edges():
+    assert find_spans(np.repeat([0.0, 1.0], 15), 1) == [Span(15, 30)]
 
 
 def test_the_slopes_of_a_span_are_no_spans():
