@@ -176,7 +176,7 @@ def _items(
             end = float(snapshot.rows.end_seconds[position])
             yield _hit(snapshot, position, item, Moment(score, 0.0, end, end / 2))
         else:
-            [best] = moments_of(snapshot, scorer, *item[:2], limit=1)
+            [best] = _moments_of(snapshot, scorer, item, 1)
             yield _hit(snapshot, position, item, best._replace(score=score))
 
 
@@ -187,10 +187,10 @@ def _moments(
     items = _items_at(snapshot, positions)
     snapshot.grids, snapshot.cuts  # noqa: B018  read once, before threads share them
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets others run meanwhile
-        per_video = pool.map(lambda item: moments_of(snapshot, scorer, *item[:2], limit=k), items)
+        per_video = pool.map(lambda item: _moments_of(snapshot, scorer, item, k), items)
         found = [
             (moment, position, item)
-            for moments, position, item in zip(per_video, positions, items, strict=True)
+            for moments, position, item in zip(per_video, positions.tolist(), items, strict=True)
             for moment in moments
         ]
     found.sort(key=lambda one: (-one[0].score, one[2].path, one[0].start_seconds))
@@ -199,6 +199,8 @@ def _moments(
 
 
 class _Item(NamedTuple):
+    """What a hit needs to know of an item."""
+
     content_hash: str
     duration_seconds: float | None
     kind: str
@@ -211,6 +213,10 @@ def _items_at(snapshot: Snapshot, positions: NDArray[np.int64]) -> list[_Item]:
     items = snapshot.live_items.select(names).take(snapshot.item_of_row[positions]).to_pylist()
     paths = snapshot.live_paths
     return [_Item(**item, path=paths[item["content_hash"]][0]) for item in items]
+
+
+def _moments_of(snapshot: Snapshot, scorer: Scorer, item: _Item, limit: int) -> list[Moment]:
+    return moments_of(snapshot, scorer, item.content_hash, item.duration_seconds, limit)
 
 
 def _segment_at(snapshot: Snapshot, position: int, moment: Moment) -> int:
