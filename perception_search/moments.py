@@ -5,9 +5,13 @@ scale with pictures and segments. `spans` says how its edges are found: relative
 level, so that in a short video, which often is one moment, they would be found within it.
 """
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perception_search.resegment import end_of
 from perception_search.scoring import Scorer
@@ -27,10 +31,24 @@ class Moment(NamedTuple):
     best_seconds: float
 
 
+def frame_scores(
+    snapshot: Snapshot, scorer: Scorer, content_hashes: Sequence[str]
+) -> list[NDArray[np.float32]]:
+    """Scores (T,) of the grid frames of each of these videos.
+
+    Raises:
+        CollectionDamaged: a grid is not what was written.
+    """
+    grids = [snapshot.grids.of(content_hash) for content_hash in content_hashes]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets others run meanwhile
+        return list(pool.map(lambda grid: scorer.of_frames(grid.embeddings), grids))
+
+
 def moments_of(
     snapshot: Snapshot,
     scorer: Scorer,
     content_hash: str,
+    scores: NDArray[np.float32],
     duration_seconds: float | None,
     limit: int,
 ) -> list[Moment]:
@@ -40,21 +58,18 @@ def moments_of(
         snapshot: where its grid is.
         scorer: of what is looked for.
         content_hash: the video.
+        scores: (T,) of its frames.
         duration_seconds: how long it is, where that is known.
         limit: moments wanted, >= 1.
-
-    Raises:
-        CollectionDamaged: its grid is not what was written.
     """
     grid = snapshot.grids.of(content_hash)
-    scores = scorer.of_frames(grid.embeddings)
     cuts = snapshot.cuts.get(content_hash, ())
     end_seconds = end_of(grid.pts_seconds, duration_seconds, snapshot.grid_seconds)
     is_short = end_seconds <= SHORT_SECONDS
     found = []
     for span in [Span(0, len(scores))] if is_short else find_spans(scores, limit):
-        mean = grid.embeddings[span.first : span.stop].mean(axis=0, dtype=np.float64)
-        unit = (mean / max(float(np.linalg.norm(mean)), 1e-9)).astype(np.float32)
+        mean = grid.embeddings[span.first : span.stop].astype(np.float32).mean(axis=0)
+        unit = mean / max(float(np.linalg.norm(mean)), 1e-9)
         best = span.first + int(np.argmax(scores[span.first : span.stop]))
         start, end = edges(span, grid.pts_seconds, end_seconds, cuts)
         score = float(scorer.scores(unit[None])[0])

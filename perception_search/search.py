@@ -5,9 +5,7 @@ and moments share one scale; k counts items. Moments are ranked by themselves: e
 video that comes near, k counts spans.
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 
 from perception_search import tables, where
 from perception_search.hits import Hit, Hits
-from perception_search.moments import Moment, moments_of
+from perception_search.moments import Moment, frame_scores, moments_of
 from perception_search.scoring import Scorer, Target
 from perception_search.snapshot import Snapshot
 
@@ -167,17 +165,17 @@ def _items(
 ) -> Iterator[Hit]:
     """A hit a row, in order; a video's with the times of its best moment, or of all of it."""
     snapshot.rows.embeddings(positions)  # raises where one is not what was written
-    for position, score, item in zip(
-        positions.tolist(), scores.tolist(), _items_at(snapshot, positions), strict=True
-    ):
+    items = _items_at(snapshot, positions)
+    videos = [] if whole else [item for item in items if item.kind == "video"]
+    best = dict(zip(videos, _moments_of(snapshot, scorer, videos, 1), strict=True))
+    for position, score, item in zip(positions.tolist(), scores.tolist(), items, strict=True):
         if item.kind == "image":
             yield Hit(int(snapshot.rows.row_id[position]), item.path, item.kind, score)
         elif whole:
             end = float(snapshot.rows.end_seconds[position])
             yield _hit(snapshot, position, item, Moment(score, 0.0, end, end / 2))
         else:
-            [best] = _moments_of(snapshot, scorer, item, 1)
-            yield _hit(snapshot, position, item, best._replace(score=score))
+            yield _hit(snapshot, position, item, best[item][0]._replace(score=score))
 
 
 def _moments(
@@ -185,14 +183,13 @@ def _moments(
 ) -> Iterator[Hit]:
     """The best k moments of the videos that these segment rows are of, best first."""
     items = _items_at(snapshot, positions)
-    snapshot.grids, snapshot.cuts  # noqa: B018  read once, before threads share them
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets others run meanwhile
-        per_video = pool.map(lambda item: _moments_of(snapshot, scorer, item, k), items)
-        found = [
-            (moment, position, item)
-            for moments, position, item in zip(per_video, positions.tolist(), items, strict=True)
-            for moment in moments
-        ]
+    found = [
+        (moment, position, item)
+        for position, item, moments in zip(
+            positions.tolist(), items, _moments_of(snapshot, scorer, items, k), strict=True
+        )
+        for moment in moments
+    ]
     found.sort(key=lambda one: (-one[0].score, one[2].path, one[0].start_seconds))
     for moment, position, item in found[:k]:
         yield _hit(snapshot, _segment_at(snapshot, position, moment), item, moment)
@@ -215,8 +212,15 @@ def _items_at(snapshot: Snapshot, positions: NDArray[np.int64]) -> list[_Item]:
     return [_Item(**item, path=paths[item["content_hash"]][0]) for item in items]
 
 
-def _moments_of(snapshot: Snapshot, scorer: Scorer, item: _Item, limit: int) -> list[Moment]:
-    return moments_of(snapshot, scorer, item.content_hash, item.duration_seconds, limit)
+def _moments_of(
+    snapshot: Snapshot, scorer: Scorer, videos: Sequence[_Item], limit: int
+) -> list[list[Moment]]:
+    """Up to `limit` moments of each of these videos."""
+    scores = frame_scores(snapshot, scorer, [video.content_hash for video in videos])
+    return [
+        moments_of(snapshot, scorer, video.content_hash, some, video.duration_seconds, limit)
+        for video, some in zip(videos, scores, strict=True)
+    ]
 
 
 def _segment_at(snapshot: Snapshot, position: int, moment: Moment) -> int:
