@@ -110,6 +110,7 @@ class Collection:
             CollectionExists: `path` is taken.
             ModelNotFound: no such model.
             WeightsNotFound: the model's weights are nowhere.
+            ValueError: the sampling has no grid.
         """
         path = absolute(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -117,6 +118,8 @@ class Collection:
         if encoder is None:
             name = choose_model(device, weights) if model == "auto" else model
             encoder = load_encoder(name, weights=weights, device=device, dtype=dtype)
+        if sampling is not None and sampling.grid == "none":
+            raise ValueError("a collection finds moments on a grid; take by-time or keyframes")
         description = {
             "format": "perception_search collection",
             "schema_version": manifest.SCHEMA_VERSION,

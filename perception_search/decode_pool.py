@@ -1,7 +1,6 @@
 """Many files through many workers; what is decoded waits in a queue of bounded size."""
 
 import collections
-import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from perception_search.decode_process import (
     WorkerDied,
     WorkerOptions,
     WorkerProcess,
+    num_cores,
     start_worker,
 )
 from perception_search.frames import FrameSpec, Sampling
@@ -60,9 +60,9 @@ class DecodePool:
             raise ValueError(f"num_workers={num_workers}; must be >= 1")
         self._spec = spec
         self._sampling = sampling or Sampling()
-        self._num_workers = num_workers or _num_cores()
+        self._num_workers = num_workers or num_cores()
         self._options = WorkerOptions.of(
-            time_limit_seconds, memory_limit_bytes, max_pixels, video_backend
+            time_limit_seconds, memory_limit_bytes, max_pixels, video_backend, self._num_workers
         )
         self._runs: set[_Run] = set()
 
@@ -236,9 +236,3 @@ class _Run:
             with self._lock:
                 self._workers.discard(worker)
             worker.close()
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

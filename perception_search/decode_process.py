@@ -31,7 +31,14 @@ _START_SECONDS = 120.0
 _STARTS = 3
 _TICK_SECONDS = 0.25
 _MEMORY_TICKS = 4
-_VIDEO_THREADS = 2
+_MIN_THREADS, _MAX_THREADS = 2, 8
+
+
+def num_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class WorkerOptions:
         max_pixels: of a picture or a video frame; what says it is larger is refused.
         video_backend: `pyav`, or `torchcodec` with system FFmpeg (an extra).
         program: the module that is run.
+        num_workers: that run side by side, and share the processor.
     """
 
     time_limit_seconds: float = 60.0
@@ -51,6 +59,12 @@ class WorkerOptions:
     max_pixels: int = 50_000_000
     video_backend: str = "pyav"
     program: str = "perception_search.decode_worker"
+    num_workers: int = 1
+
+    @property
+    def num_threads(self) -> int:
+        """Of FFmpeg's decoder in one worker: two at least, and all cores have some work."""
+        return min(max(num_cores() // self.num_workers, _MIN_THREADS), _MAX_THREADS)
 
     @classmethod
     def of(
@@ -59,6 +73,7 @@ class WorkerOptions:
         memory_limit_bytes: int | None = None,
         max_pixels: int | None = None,
         video_backend: str = "pyav",
+        num_workers: int = 1,
     ) -> "WorkerOptions":
         """The options as callers give them: None for the default."""
         return cls(
@@ -66,6 +81,7 @@ class WorkerOptions:
             cls.memory_limit_bytes if memory_limit_bytes is None else memory_limit_bytes,
             cls.max_pixels if max_pixels is None else max_pixels,
             video_backend,
+            num_workers=num_workers,
         )
 
     def __post_init__(self) -> None:
@@ -114,7 +130,7 @@ class WorkerProcess:
             *(sys.executable, "-P", "-m", options.program),
             *("--memory-limit-bytes", str(options.memory_limit_bytes)),
             *("--max-pixels", str(options.max_pixels)),
-            *("--num-threads", str(_VIDEO_THREADS)),
+            *("--num-threads", str(options.num_threads)),
             *("--video-backend", options.video_backend),
         ]
         self._process = subprocess.Popen(

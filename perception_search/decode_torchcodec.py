@@ -15,9 +15,10 @@ from typing import IO, Any
 
 from PIL import Image
 
-from perception_search.decode_video import SIGN_OF_LIFE_SECONDS, Step, VideoReader, VideoSummary
+from perception_search.decode_video import Step
 from perception_search.errors import MediaError, MissingExtra
 from perception_search.frames import FrameSpec, Sampling, prepare_image, uniform_indices
+from perception_search.video_reader import SIGN_OF_LIFE_SECONDS, VideoReader, VideoSummary
 from perception_search.video_sampling import EPSILON_SECONDS, MAX_STILL_SECONDS, Wanted, in_chunks
 
 try:
@@ -53,7 +54,7 @@ def decode_video(
             playlist, and for sampling by key frames.
         Exception: whatever torchcodec raises at damaged bytes.
     """
-    if sampling.grid != "by-time":
+    if sampling.grid == "keyframes":
         raise MediaError(
             "unsupported", "torchcodec takes frames by time; the backend pyav takes key frames"
         )
@@ -61,7 +62,7 @@ def decode_video(
     if format_name.startswith("mpeg") or _FOLLOWED.search(file.read(_HEAD_BYTES)):
         raise MediaError("unsupported", f"torchcodec is not trusted with {format_name}; pyav is")
     with VideoReader(file, format_name, max_pixels) as reader:
-        stream_index = reader.stream_index
+        stream_index = int(reader.stream.index)
         facts = reader.facts()
     file.seek(0)
     decoder = VideoDecoder(file, stream_index=stream_index, num_ffmpeg_threads=num_threads)
@@ -70,7 +71,8 @@ def decode_video(
     video = _Video(decoder, spec)
     num_uniform = Counter(uniform_indices(len(decoder), sampling.num_uniform_frames))
     uniform = [video.at_index(index, count) for index, count in num_uniform.items()]
-    merged = heapq.merge(uniform, video.grid(sampling), key=lambda frame: frame[0])
+    grid = video.grid(sampling) if sampling.grid == "by-time" else ()
+    merged = heapq.merge(uniform, grid, key=lambda frame: frame[0])
     for frames in in_chunks(_with_signs_of_life(_combined(merged))):
         yield "progress" if frames is None else frames
     yield VideoSummary(video.width, video.height, video.duration_seconds, facts)

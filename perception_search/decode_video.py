@@ -1,34 +1,23 @@
-"""A video becomes sampled frames with PyAV, in one forward pass; runs in a decode worker.
+"""A video becomes sampled frames: all seen in one forward pass, or a few jumped to.
 
-FFmpeg is told the container's format and gets the open file, never a name: it has no say in
-which demuxer reads it, and nothing else can be opened.
+Runs in a decode worker.
 """
 
 import contextlib
 import functools
 import math
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from typing import IO, Any, Literal, Self
-
-import av
-import numpy as np
-from av.video.reformatter import VideoReformatter
-from numpy.typing import NDArray
-from PIL import Image
+from collections import Counter
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from typing import IO, Literal
 
 from perception_search.cuts import CutFinder
 from perception_search.decode_image import jpeg_thumbnail
 from perception_search.errors import MediaError
-from perception_search.frames import Frames, FrameSpec, Sampling, prepare_image, uniform_indices
-from perception_search.media_facts import Facts, container_facts
-from perception_search.signatures import ONE_THREAD, Signatures
+from perception_search.frames import Frames, FrameSpec, Sampling, uniform_indices
+from perception_search.video_reader import VideoReader, VideoSummary, nominal_seconds
 from perception_search.video_sampling import (
-    EPSILON_SECONDS,
     Clock,
-    Shown,
     Tally,
     Wanted,
     in_chunks,
@@ -36,35 +25,8 @@ from perception_search.video_sampling import (
     sample_uniform,
 )
 
-SIGN_OF_LIFE_SECONDS = 2.0
-
 SEEKS_SECONDS = (0.0, 10.0, 60.0, math.inf)
 """How long before a moment to seek, one after the other: not every key frame is found."""
-
-_BUFFER_BYTES = 1 << 18
-_KEY_STILL_SECONDS = 60.0  # between key frames; longer ones are few in a real video
-_TURNS = {
-    90: Image.Transpose.ROTATE_90,
-    180: Image.Transpose.ROTATE_180,
-    270: Image.Transpose.ROTATE_270,
-}
-
-# from PyAV 19 on the argument is gone, and what cannot be decoded comes as surrogates
-_METADATA_ERRORS: dict[str, Any] = (
-    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-)
-
-
-@dataclass(frozen=True)
-class VideoSummary:
-    """What is known of a video after all of it went by; `cuts` as in `MediaItem`."""
-
-    width: int
-    height: int
-    duration_seconds: float
-    facts: Facts
-    cuts: tuple[float, ...] | None = None
-
 
 Step = Frames | VideoSummary | Literal["progress", "forget_uniform"]
 """What decoding a video yields: frames as they come, signs of life, the summary last.
@@ -85,7 +47,8 @@ def decode_video(
     """The sampled frames of a video, in constant memory.
 
     The frames are counted first, from the container's index or by demuxing; where decoding yields
-    another number, a second pass fetches the whole-video protocol's frames.
+    another number, a second pass fetches the whole-video protocol's frames. Without a grid they
+    are jumped to; where one is not found as the container says, all frames are decoded.
 
     Args:
         file: open for reading, seekable.
@@ -99,6 +62,12 @@ def decode_video(
         MediaError: `unreadable`, `unsupported`, `too_large`, or `skipped` if it is sound only.
         Exception: whatever FFmpeg raises at damaged bytes.
     """
+    if sampling.grid == "none":
+        with VideoReader(file, format_name, max_pixels) as reader:
+            jumped = yield from _jumped(reader, spec, sampling, num_threads)
+        if jumped is not None:
+            yield from jumped
+            return
     only_keys = sampling.grid == "keyframes"
     opened = functools.partial(VideoReader, file, format_name, max_pixels)
     tally = Tally()
@@ -138,6 +107,32 @@ def decode_video(
     yield summary
 
 
+def _jumped(
+    reader: "VideoReader", spec: FrameSpec, sampling: Sampling, num_threads: int
+) -> Generator[Step, None, list[Step] | None]:
+    """The whole-video protocol's frames and the summary; None where one was not found.
+
+    Yields signs of life only: what it finds counts when it has found all.
+    """
+    timetable = yield from reader.timetable()
+    if timetable is None:
+        return None
+    clock = Clock(nominal_seconds(reader.stream))
+    seconds = [clock.seconds(float(stamp * reader.stream.time_base)) for stamp in timetable.stamps]
+    uniform = Counter(uniform_indices(len(seconds), sampling.num_uniform_frames))
+    found: list[Wanted | None] = []
+    for frame in reader.jump(timetable, uniform, num_threads):
+        if frame is None:
+            yield "progress"
+            continue
+        number = list(uniform)[len(found)]
+        found.append(Wanted(reader.pixels(frame, spec), seconds[number], False, uniform[number]))
+    if len(found) < len(uniform):
+        return None
+    tally = Tally(len(seconds), seconds[-1] + timetable.last_seconds)
+    return [*(frames for frames in in_chunks(found) if frames), reader.summary(tally)]
+
+
 def _steps(wanted: Iterator[Wanted | None]) -> Iterator[Step]:
     for frames in in_chunks(wanted):
         yield "progress" if frames is None else frames
@@ -153,267 +148,3 @@ def video_thumbnail(
         if picture is not None:
             return jpeg_thumbnail(picture, max_side)
     raise MediaError("unreadable", "no frame of the video can be decoded")
-
-
-class VideoReader:
-    """One container, open from its start; knows its video stream."""
-
-    def __init__(self, file: IO[bytes], format_name: str, max_pixels: int) -> None:
-        file.seek(0)
-        self._container: Any = av.open(
-            file,
-            format=format_name,
-            container_options={"protocol_whitelist": "none"},  # `options` crashes PyAV < 17.1
-            **_METADATA_ERRORS,
-            buffer_size=_BUFFER_BYTES,
-            io_open=_open_nothing,
-        )
-        try:
-            self._stream = self._choose_stream(max_pixels)
-        except BaseException:
-            self._container.close()
-            raise
-        self._size: tuple[int, int] | None = None
-        self._reformatter = VideoReformatter()
-        self._knows_cuts = True
-        self._only_keys = False
-        self._last_seconds: float | None = None
-        self._end_seconds: float | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._container.close()
-
-    def _choose_stream(self, max_pixels: int) -> Any:
-        streams = [s for s in self._container.streams.video if not _is_cover(s)]
-        if not streams:
-            raise MediaError("skipped", "it holds no moving pictures")
-        best = self._container.streams.best("video")
-        stream = best if best in streams else streams[0]
-        context = stream.codec_context
-        if context is None:
-            raise MediaError("unsupported", "FFmpeg has no decoder for its video")
-        if context.width * context.height > max_pixels:
-            raise MediaError(
-                "too_large", f"{context.width} x {context.height}, more than {max_pixels:,} pixels"
-            )
-        context.options = {"max_pixels": str(2 * max_pixels + (1 << 20))}  # of all its buffers
-        return stream
-
-    @property
-    def stream_index(self) -> int:
-        """Number of the stream that is read."""
-        return int(self._stream.index)
-
-    def num_indexed(self, *, only_keys: bool) -> int | None:
-        """How many frames, or key frames, the container's index says it holds.
-
-        None without an index that is whole: then `count_packets` tells.
-        """
-        entries: Any = getattr(self._stream, "index_entries", None)  # not in older PyAVs
-        if entries is None or self._container.format.name.split(",")[0] != "mov":
-            return None
-        if not 0 < self._stream.frames == len(entries):  # in fragments, or edited
-            return None
-        wanted = [entry for entry in entries if entry.is_keyframe or not only_keys]
-        return sum(bool(entry.size > 0 and not entry.is_discard) for entry in wanted)
-
-    def count_packets(self, *, only_keys: bool = False) -> Iterator[int]:
-        """How many frames the container says it holds: so far, now and then, and at the end.
-
-        Args:
-            only_keys: count key frames alone.
-        """
-        num_packets = 0
-        alive = time.monotonic()
-        try:
-            for packet in self._container.demux(self._stream):
-                if packet.is_keyframe or not only_keys:
-                    num_packets += packet.size > 0 and not packet.is_discard
-                if time.monotonic() - alive > SIGN_OF_LIFE_SECONDS:
-                    yield num_packets
-                    alive = time.monotonic()
-        except MemoryError:
-            raise
-        except av.error.FFmpegError:  # torn off; what was there before counts
-            pass
-        yield num_packets
-
-    def shown(
-        self, spec: FrameSpec, num_threads: int, finder: CutFinder | None = None
-    ) -> Iterator[Shown | None]:
-        """Every frame that can be decoded; None as a sign of life.
-
-        Args:
-            spec: the pixels wanted.
-            num_threads: for FFmpeg's decoder.
-            finder: is fed all frames.
-        """
-        return self._timed(spec, num_threads, Clock(_nominal_seconds(self._stream)), finder)
-
-    def shown_keys(self, spec: FrameSpec, num_threads: int) -> Iterator[Shown | None]:
-        """The key frames alone; the last stays on screen to the end of the video."""
-        self._only_keys = True
-        self._stream.codec_context.skip_frame = "NONKEY"
-        clock = Clock(_nominal_seconds(self._stream), _KEY_STILL_SECONDS)
-        last: Shown | None = None
-        for key in self._timed(spec, num_threads, clock):
-            if key is None:
-                yield None
-                continue
-            if last is not None:
-                yield last
-            last = key
-        if last is not None:
-            left_seconds = (self._end_seconds or 0.0) - (self._last_seconds or 0.0)
-            yield last._replace(duration_seconds=max(last.duration_seconds, left_seconds))
-
-    def _timed(
-        self, spec: FrameSpec, num_threads: int, clock: Clock, finder: CutFinder | None = None
-    ) -> Iterator[Shown | None]:
-        base = self._stream.time_base
-        signatures = Signatures()
-        alive = time.monotonic()
-        for frame in self._frames(num_threads):
-            if frame is not None:
-                self._note_size(frame)
-                self._last_seconds = _stamp_seconds(frame, base)
-                seconds = clock.seconds(self._last_seconds)
-                if finder is not None and self._knows_cuts:
-                    self._look(frame, seconds, signatures, finder)
-                duration = _duration_seconds(frame, base, clock.frame_seconds)
-                yield Shown(seconds, duration, functools.partial(self._pixels, frame, spec))
-            if time.monotonic() - alive > SIGN_OF_LIFE_SECONDS:
-                yield None
-                alive = time.monotonic()
-
-    def _look(self, frame: Any, seconds: float, signatures: Signatures, finder: CutFinder) -> None:
-        try:
-            signature = signatures.of(frame)
-        except (av.error.FFmpegError, ValueError):  # a layout that FFmpeg cannot convert
-            self._knows_cuts = False
-        else:
-            finder.feed(signature, seconds)
-
-    def _frames(self, num_threads: int) -> Iterator[Any]:
-        """Frames in the order of showing; None after a packet that yields none."""
-        context = self._stream.codec_context
-        context.thread_type = "AUTO"
-        context.thread_count = num_threads
-        packets = self._container.demux(self._stream)
-        is_over = False
-        while not is_over:
-            try:
-                packet = next(packets, None)
-            except MemoryError:
-                raise
-            except av.error.FFmpegError:  # torn off; what the decoder still holds is to come
-                packet = None
-            is_over = packet is None
-            if packet is not None and not packet.size:  # to a decoder this would be the end
-                continue
-            if packet is not None and self._only_keys:
-                self._note_end(packet)
-                if not packet.is_keyframe:  # not every decoder skips what it is told to
-                    yield None
-                    continue
-            try:
-                frames = context.decode(packet)
-            except MemoryError:
-                raise
-            except av.error.FFmpegError:  # a damaged packet costs its own frame
-                frames = []
-            yield from frames
-            if not frames:
-                yield None
-
-    def picture_at(self, at_seconds: float, seek_seconds: float) -> Image.Image | None:
-        """The upright frame on screen at a moment; None if seeking led nowhere or past it."""
-        stream = self._stream
-        start = stream.start_time or 0
-        if seek_seconds > 0:
-            try:
-                self._container.seek(start + int(seek_seconds / stream.time_base), stream=stream)
-            except av.error.FFmpegError:
-                return None
-        chosen = None
-        zero_seconds = float(start * stream.time_base)
-        for frame in self._frames(1):
-            if frame is None:
-                continue
-            stamp = stamp_seconds(frame, stream)
-            if stamp is not None and stamp - zero_seconds > at_seconds + EPSILON_SECONDS:
-                if chosen is None and seek_seconds <= 0:
-                    chosen = frame
-                break
-            chosen = frame
-        return None if chosen is None else self._picture(chosen)
-
-    def _note_end(self, packet: Any) -> None:
-        """Of packets whose frames are not looked at only the end is known."""
-        base = self._stream.time_base
-        seconds = _stamp_seconds(packet, base)
-        if seconds is not None and not packet.is_discard:
-            end_seconds = seconds + _duration_seconds(packet, base, _nominal_seconds(self._stream))
-            self._end_seconds = max(self._end_seconds or end_seconds, end_seconds)
-
-    def _note_size(self, frame: Any) -> None:
-        if self._size is None:
-            turned = frame.rotation % 180 == 90
-            size = (frame.width, frame.height)
-            self._size = size[::-1] if turned else size
-
-    def facts(self) -> Facts:
-        """What the container says of the video."""
-        return container_facts({**self._stream.metadata, **self._container.metadata})
-
-    def summary(self, tally: Tally, finder: CutFinder | None = None) -> VideoSummary:
-        """What there is to say once the frames went by."""
-        width, height = self._size or (0, 0)
-        cuts = None if finder is None or not self._knows_cuts else finder.times()
-        return VideoSummary(width, height, tally.duration_seconds, self.facts(), cuts)
-
-    def _picture(self, frame: Any) -> Image.Image:
-        rgb = self._reformatter.reformat(frame, format="rgb24", **ONE_THREAD)
-        image = Image.fromarray(rgb.to_ndarray())
-        turn = _TURNS.get(frame.rotation % 360)
-        return image if turn is None else image.transpose(turn)
-
-    def _pixels(self, frame: Any, spec: FrameSpec) -> NDArray[np.uint8]:
-        return prepare_image(self._picture(frame), spec)
-
-
-def _open_nothing(url: str, flags: int, options: dict[str, str]) -> None:
-    raise PermissionError("a video may not open other files")
-
-
-def _is_cover(stream: Any) -> bool:
-    disposition = av.stream.Disposition
-    covers = disposition.attached_pic | disposition.timed_thumbnails | disposition.still_image
-    return bool(stream.disposition & covers)
-
-
-def _nominal_seconds(stream: Any) -> float:
-    rate: Fraction | None = stream.average_rate or stream.guessed_rate or stream.base_rate
-    return 1 / float(rate) if rate and 1e-3 < rate < 1000 else 1 / 25
-
-
-def stamp_seconds(frame: Any, stream: Any) -> float | None:
-    """When a frame or packet is shown, by its container's clock; None where it does not tell."""
-    return _stamp_seconds(frame, stream.time_base)
-
-
-def _stamp_seconds(frame: Any, base: Fraction) -> float | None:
-    stamp = frame.dts if frame.pts is None else frame.pts
-    return None if stamp is None else _seconds(stamp, base)
-
-
-def _duration_seconds(frame: Any, base: Fraction, nominal_seconds: float) -> float:
-    duration = frame.duration or 0
-    return _seconds(duration, base) if duration > 0 else nominal_seconds
-
-
-def _seconds(ticks: int, base: Fraction) -> float:
-    return ticks * base.numerator / base.denominator

@@ -66,21 +66,23 @@ class Sampling:
             faster, and takes other frames: point j is the last key frame shown by then, and the
             frames of the whole video are spread over the key frames. What happens between two
             key frames, often five to ten seconds, is not seen, and cuts are not looked for. A
-            video of which no key frame can be decoded is taken `by-time`.
+            video of which no key frame can be decoded is taken `by-time`. `none` is for
+            benchmarks, not for collections: the frames of the whole video alone, jumping from one
+            to the next.
     """
 
     frames_per_second: float = 1.0
     num_uniform_frames: int = 8
     skip_stills: bool = False
-    grid: Literal["by-time", "keyframes"] = "by-time"
+    grid: Literal["by-time", "keyframes", "none"] = "by-time"
 
     def __post_init__(self) -> None:
         if not 0 < self.frames_per_second < float("inf"):
             raise ValueError(f"frames_per_second={self.frames_per_second}; must be > 0 and finite")
         if self.num_uniform_frames < 1:
             raise ValueError(f"num_uniform_frames={self.num_uniform_frames}; must be >= 1")
-        if self.grid not in ("by-time", "keyframes"):
-            raise ValueError(f"grid={self.grid!r}; 'by-time' or 'keyframes'")
+        if self.grid not in ("by-time", "keyframes", "none"):
+            raise ValueError(f"grid={self.grid!r}; 'by-time', 'keyframes' or 'none'")
 
 
 @dataclass(frozen=True)

@@ -137,13 +137,15 @@ def sample(
         return
     tally.duration_seconds = last.pts_seconds + min(last.duration_seconds, MAX_STILL_SECONDS)
     points = _points(next_point, tally.duration_seconds, sampling)
-    if not points.stop:
+    if not points.stop and sampling.grid != "none":
         points = range(1)
     yield from _wanted(last, points, num_uniform[tally.num_frames - 1], sampling)
 
 
 def _points(first: int, until_seconds: float, sampling: Sampling) -> range:
     """The grid points from `first` on that come before a moment."""
+    if sampling.grid == "none":
+        return range(0)
     end = first
     while end / sampling.frames_per_second + EPSILON_SECONDS < until_seconds:
         end += 1

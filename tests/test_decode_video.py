@@ -11,6 +11,7 @@ from media_files import grid_slowly, number_of, numbered, uniform_slowly, write_
 from PIL import Image
 
 from perception_search import decode_video as dv
+from perception_search import video_reader
 from perception_search.errors import MediaError
 from perception_search.frames import Frames, FrameSpec, Sampling, prepare_image
 from perception_search.media import identify
@@ -375,7 +376,7 @@ def with_outside_data(data, url):
 def test_a_video_opens_no_other_file(tmp_path, monkeypatch):
     canary = write_video(tmp_path / "canary.mp4", 50, first=1000)
     tried = []
-    monkeypatch.setattr(dv, "_open_nothing", lambda url, *_: tried.append(url))
+    monkeypatch.setattr(video_reader, "_open_nothing", lambda url, *_: tried.append(url))
     visits = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)

@@ -23,6 +23,7 @@ ORDER = [
     "signatures",
     "decode_messages",
     "decode_image",
+    "video_reader",
     "decode_video",
     "decode_torchcodec",
     "decode_worker",

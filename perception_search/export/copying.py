@@ -4,7 +4,7 @@ from typing import IO, Any
 
 import av
 
-from perception_search.decode_video import stamp_seconds
+from perception_search.video_reader import stamp_seconds
 from perception_search.video_sampling import EPSILON_SECONDS
 
 BEYOND_SECONDS = 5.0

@@ -13,10 +13,11 @@ from typing import IO, Any
 
 import av
 
-from perception_search.decode_video import SEEKS_SECONDS, VideoReader, stamp_seconds
+from perception_search.decode_video import SEEKS_SECONDS
 from perception_search.errors import MediaError
 from perception_search.export.copying import BEYOND_SECONDS, Copier, decoding_seconds, extension_for
 from perception_search.export.encoding import Encoder
+from perception_search.video_reader import VideoReader, stamp_seconds
 from perception_search.video_sampling import EPSILON_SECONDS
 
 _EARLY_SECONDS = {"mpeg": 1.0, "mpegts": 1.0}  # after a seek FFmpeg guesses their first times
@@ -148,7 +149,8 @@ class SpanReader(VideoReader):
 
     def zero_seconds(self) -> float:
         """The time of the first frame that is shown."""
-        for frame in self._frames(1):
+        self._set_threads(1)
+        for frame in self._frames():
             if frame is not None:
                 seconds = stamp_seconds(frame, self._stream)
                 return self._start_seconds() if seconds is None else seconds
