@@ -14,9 +14,10 @@ Before anything is timed, both sides must give the same embeddings (cosine >= .9
 The rows `decode` are of decoding alone: of ours with the resize to 224 x 224 and the way out of the
 worker, of the peers without (whole frames). `grid` is a frame a second, which decord makes small
 itself; `key frames` the same points in `Sampling(grid="keyframes")`, which takes other frames and
-is compared with decord's exact ones: `keyframe_speedup` is the lesser of these ratios. All rows of a video are run in turns; medians. `others_cores` tells how many cores
-other programs took meanwhile: wall times mean something where it is near 0. OMP_NUM_THREADS=1 puts
-the networks of all sides on one thread, which a busy machine disturbs less.
+is compared with decord's exact ones: `keyframe_speedup` is the lesser of these ratios. All rows of
+a video are run in turns; medians. `others_cores` tells how many cores other programs took
+meanwhile: wall times mean something where it is near 0. OMP_NUM_THREADS=1 puts the networks of all
+sides on one thread, which a busy machine disturbs less.
 
 `memory_growth` is the peak memory of all processes of an ingest of 2 hours (320 x 180, an encoder
 of 1 ms a batch) divided by that of 10 minutes.
