@@ -69,7 +69,7 @@ class QueryEncoder:
         from perception_search.decode import decode_file
 
         if not Path(path).expanduser().exists():
-            raise QueryError(f"{display(path)} does not exist; give a picture or video to look for")
+            raise FileNotFoundError(f"{display(path)} does not exist; name a picture or a video")
         encoder = self._encoder_for("vision")
         try:
             _, frames = decode_file(Path(path).expanduser(), encoder.frame_spec, self._sampling)
