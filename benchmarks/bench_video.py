@@ -5,7 +5,7 @@ made on the spot: of 10 seconds and of 5 minutes. Of each, the eight frames of P
 whole-video protocol are decoded, brought to 224 x 224 and embedded with PE-Core-B16-224, with the
 same random weights on all sides:
 
-    ours                  a decode worker, the encoder's batches and dtype, as an ingest does
+    ours                  a decode worker, `encode_video` in the default dtype
     decord, float32       decord's get_batch, open_clip's transform and model
     decord, bfloat16      the same, with open_clip's model in bfloat16
     PyAV seeks, float32   PyAV, a seek for each frame
@@ -56,7 +56,6 @@ from videos import write_video
 from perception_search import PerceptionEncoder
 from perception_search.decode import MediaReader, Sampling, uniform_indices
 from perception_search.encoder.config import MODELS
-from perception_search.encoder.protocol import encode_batches
 from perception_search.encoder.towers import VisionTower
 
 MODEL = "PE-Core-B16-224"
@@ -114,7 +113,7 @@ def random_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 class Ours:
-    """This package: frames from a worker process, embedded in the encoder's batches."""
+    """This package: frames from a worker process, embedded at once."""
 
     def __init__(self, weights: Path, dtype: str = "auto") -> None:
         self.encoder = PerceptionEncoder(MODEL, weights=weights, dtype=dtype)
@@ -125,12 +124,10 @@ class Ours:
         return frames.pixels
 
     def embeddings(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        size = self.encoder.batch_size
-        batches = [pixels[first : first + size] for first in range(0, len(pixels), size)]
-        return np.concatenate(list(encode_batches(self.encoder, batches)))
+        return self.encoder.encode_frames(pixels)
 
     def video(self, path: Path) -> NDArray[np.float32]:
-        return pooled(self.embeddings(self.pixels(path)))
+        return self.encoder.encode_video(self.pixels(path))
 
 
 class OpenClip:

@@ -63,8 +63,10 @@ class WorkerOptions:
 
     @property
     def num_threads(self) -> int:
-        """Of FFmpeg's decoder in one worker: two at least, and all cores have some work."""
-        return min(max(num_cores() // self.num_workers, _MIN_THREADS), _MAX_THREADS)
+        """Of FFmpeg's decoder in one worker: two for each core of its share, since frames wait for
+        those they are made from.
+        """
+        return min(max(2 * num_cores() // self.num_workers, _MIN_THREADS), _MAX_THREADS)
 
     @classmethod
     def of(

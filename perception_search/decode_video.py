@@ -15,7 +15,7 @@ from perception_search.cuts import CutFinder
 from perception_search.decode_image import jpeg_thumbnail
 from perception_search.errors import MediaError
 from perception_search.frames import Frames, FrameSpec, Sampling, uniform_indices
-from perception_search.video_reader import VideoReader, VideoSummary, nominal_seconds
+from perception_search.video_reader import VideoReader, VideoSummary, in_seconds, nominal_seconds
 from perception_search.video_sampling import (
     Clock,
     Tally,
@@ -118,7 +118,8 @@ def _jumped(
     if timetable is None:
         return None
     clock = Clock(nominal_seconds(reader.stream))
-    seconds = [clock.seconds(float(stamp * reader.stream.time_base)) for stamp in timetable.stamps]
+    base = reader.stream.time_base
+    seconds = [clock.seconds(in_seconds(stamp, base)) for stamp in timetable.stamps]
     uniform = Counter(uniform_indices(len(seconds), sampling.num_uniform_frames))
     found: list[Wanted | None] = []
     for frame in reader.jump(timetable, uniform, num_threads):

@@ -397,13 +397,14 @@ def stamp_seconds(frame: Any, stream: Any) -> float | None:
 
 def _stamp_seconds(frame: Any, base: Fraction) -> float | None:
     stamp = frame.dts if frame.pts is None else frame.pts
-    return None if stamp is None else _seconds(stamp, base)
+    return None if stamp is None else in_seconds(stamp, base)
 
 
 def _duration_seconds(frame: Any, base: Fraction, nominal_seconds: float) -> float:
     duration = frame.duration or 0
-    return _seconds(duration, base) if duration > 0 else nominal_seconds
+    return in_seconds(duration, base) if duration > 0 else nominal_seconds
 
 
-def _seconds(ticks: int, base: Fraction) -> float:
+def in_seconds(ticks: int, base: Fraction) -> float:
+    """Ticks of a stream's clock as seconds."""
     return ticks * base.numerator / base.denominator
