@@ -6,7 +6,7 @@ level, so that in a short video, which often is one moment, they would be found 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -23,12 +23,16 @@ SHORT_SECONDS = 10.0
 
 
 class Moment(NamedTuple):
-    """A stretch [start_seconds, end_seconds) of a video, and the time of its best frame."""
+    """A stretch [start_seconds, end_seconds) of a video, and the time of its best frame.
+
+    `peak` is the score of that frame and its neighbours, by which moments are looked for.
+    """
 
     score: float
     start_seconds: float
     end_seconds: float
     best_seconds: float
+    peak: float
 
 
 def frame_scores(
@@ -50,9 +54,8 @@ def moments_of(
     content_hash: str,
     scores: NDArray[np.float32],
     duration_seconds: float | None,
-    limit: int,
-) -> list[Moment]:
-    """Up to `limit` moments of one video that do not overlap, the one with the best frame first.
+) -> Iterator[Moment]:
+    """The moments of one video, which do not overlap, by falling peak; there is always one.
 
     Args:
         snapshot: where its grid is.
@@ -60,18 +63,16 @@ def moments_of(
         content_hash: the video.
         scores: (T,) of its frames.
         duration_seconds: how long it is, where that is known.
-        limit: moments wanted, >= 1.
     """
     grid = snapshot.grids.of(content_hash)
     cuts = snapshot.cuts.get(content_hash, ())
     end_seconds = end_of(grid.pts_seconds, duration_seconds, snapshot.grid_seconds)
     is_short = end_seconds <= SHORT_SECONDS
-    found = []
-    for span in [Span(0, len(scores))] if is_short else find_spans(scores, limit):
+    whole = Span(0, len(scores), float(scores.max()))
+    for span in [whole] if is_short else find_spans(scores):
         mean = grid.embeddings[span.first : span.stop].astype(np.float32).mean(axis=0)
         unit = mean / max(float(np.linalg.norm(mean)), 1e-9)
         best = span.first + int(np.argmax(scores[span.first : span.stop]))
         start, end = edges(span, grid.pts_seconds, end_seconds, cuts)
         score = float(scorer.scores(unit[None])[0])
-        found.append(Moment(score, start, end, float(grid.pts_seconds[best])))
-    return found
+        yield Moment(score, start, end, float(grid.pts_seconds[best]), span.peak)

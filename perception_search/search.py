@@ -5,6 +5,8 @@ and moments share one scale; k counts items. Moments are ranked by themselves: e
 video that comes near, k counts spans.
 """
 
+import heapq
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +27,8 @@ SCAN_IF_FEWER_ROWS = 20_000
 
 VIDEOS_PER_MOMENT = 10
 MIN_VIDEOS = 100
+PEAKS_PER_MOMENT = 8
+MIN_PEAKS = 100
 
 
 def search(
@@ -50,7 +54,8 @@ def search(
         min_score: leave out what scores below this.
         whole: rank videos by their whole-video row instead of their best segment.
         moments: rank the moments of videos. They are looked for in the 10 k videos (100 at least)
-            whose segments score best; in as many videos, that is all there is.
+            whose segments score best; of those found there, the 8 k (100 at least) with the best
+            frames are compared by their own scores.
         exclude: content hash of an item to leave out.
 
     Raises:
@@ -167,15 +172,15 @@ def _items(
     snapshot.rows.embeddings(positions)  # raises where one is not what was written
     items = _items_at(snapshot, positions)
     videos = [] if whole else [item for item in items if item.kind == "video"]
-    best = dict(zip(videos, _moments_of(snapshot, scorer, videos, 1), strict=True))
+    best = dict(zip(videos, map(next, _moments_of(snapshot, scorer, videos)), strict=True))
     for position, score, item in zip(positions.tolist(), scores.tolist(), items, strict=True):
         if item.kind == "image":
             yield Hit(int(snapshot.rows.row_id[position]), item.path, item.kind, score)
         elif whole:
             end = float(snapshot.rows.end_seconds[position])
-            yield _hit(snapshot, position, item, Moment(score, 0.0, end, end / 2))
+            yield _hit(snapshot, position, item, Moment(score, 0.0, end, end / 2, score))
         else:
-            yield _hit(snapshot, position, item, best[item][0]._replace(score=score))
+            yield _hit(snapshot, position, item, best[item]._replace(score=score))
 
 
 def _moments(
@@ -183,13 +188,13 @@ def _moments(
 ) -> Iterator[Hit]:
     """The best k moments of the videos that these segment rows are of, best first."""
     items = _items_at(snapshot, positions)
-    found = [
-        (moment, position, item)
-        for position, item, moments in zip(
-            positions.tolist(), items, _moments_of(snapshot, scorer, items, k), strict=True
-        )
-        for moment in moments
+    moments = _moments_of(snapshot, scorer, items)
+    videos = [
+        zip(some, itertools.repeat(position), itertools.repeat(item))
+        for some, position, item in zip(moments, positions.tolist(), items, strict=True)
     ]
+    by_peak = heapq.merge(*videos, key=lambda one: -one[0].peak)
+    found = list(itertools.islice(by_peak, max(MIN_PEAKS, PEAKS_PER_MOMENT * k)))
     found.sort(key=lambda one: (-one[0].score, one[2].path, one[0].start_seconds))
     for moment, position, item in found[:k]:
         yield _hit(snapshot, _segment_at(snapshot, position, moment), item, moment)
@@ -213,12 +218,12 @@ def _items_at(snapshot: Snapshot, positions: NDArray[np.int64]) -> list[_Item]:
 
 
 def _moments_of(
-    snapshot: Snapshot, scorer: Scorer, videos: Sequence[_Item], limit: int
-) -> list[list[Moment]]:
-    """Up to `limit` moments of each of these videos."""
+    snapshot: Snapshot, scorer: Scorer, videos: Sequence[_Item]
+) -> list[Iterator[Moment]]:
+    """The moments of each of these videos, by falling peak."""
     scores = frame_scores(snapshot, scorer, [video.content_hash for video in videos])
     return [
-        moments_of(snapshot, scorer, video.content_hash, some, video.duration_seconds, limit)
+        moments_of(snapshot, scorer, video.content_hash, some, video.duration_seconds)
         for video, some in zip(videos, scores, strict=True)
     ]
 

@@ -16,7 +16,7 @@ So spans of a video never overlap. An edge moves to a cut of the picture where t
 the last frame outside the span and the first inside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,10 +27,11 @@ _TINY = 1e-4  # float16 embeddings of one still scatter by less
 
 
 class Span(NamedTuple):
-    """Frames `first` up to, not including, `stop` of a video's time grid."""
+    """Frames `first` up to, not including, `stop` of a video's time grid, and their best score."""
 
     first: int
     stop: int
+    peak: float = 0.0
 
 
 def smooth(scores: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -41,22 +42,22 @@ def smooth(scores: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.convolve(scores.astype(np.float64), _KERNEL, "same") / weights
 
 
-def find_spans(scores: NDArray[np.floating], limit: int) -> list[Span]:
-    """Up to `limit` spans of a video, that of the highest peak first; they do not overlap.
+def find_spans(scores: NDArray[np.floating]) -> Iterator[Span]:
+    """The spans of a video, each looked for when it is asked for; they do not overlap.
 
-    There is always one; in a video that looks the same throughout it is all of it.
+    That of the highest peak comes first, and so on; `peak` is of the smoothed scores. There is
+    always one; in a video that looks the same throughout it is all of it.
 
     Args:
         scores: (T,) of the frames of its time grid, in order; T >= 1.
-        limit: spans wanted, >= 1.
     """
     smoothed = smooth(scores)
     mean = float(smoothed.mean())
     if smoothed.max() - mean < _TINY:
-        return [Span(0, len(smoothed))]
+        yield Span(0, len(smoothed), float(smoothed.max()))
+        return
     free = [Span(0, len(smoothed))]
-    found: list[Span] = []
-    while free and len(found) < limit:
+    while free:
         peaks = [smoothed[part.first : part.stop].max() for part in free]
         best = int(np.argmax(peaks))
         if peaks[best] - mean < _TINY:
@@ -64,11 +65,10 @@ def find_spans(scores: NDArray[np.floating], limit: int) -> list[Span]:
         part = free.pop(best)
         level = (peaks[best] + mean) / 2
         span = _grown(_largest_sum(smoothed, part, level), scores > level, part)
-        found.append(span)
+        yield span._replace(peak=float(peaks[best]))
         left = part.first, span.first - _slope(smoothed[part.first : span.first][::-1])
         right = span.stop + _slope(smoothed[span.stop : part.stop]), part.stop
         free += [Span(*side) for side in (left, right) if side[0] < side[1]]
-    return found
 
 
 def _largest_sum(smoothed: NDArray[np.float64], part: Span, level: float) -> Span:
@@ -84,7 +84,7 @@ def _grown(span: Span, is_above: NDArray[np.bool_], part: Span) -> Span:
     """The span with the frames of `part` on both sides that are above the level, up to the first
     that is not.
     """
-    first, stop = span
+    first, stop, _ = span
     while first > part.first and is_above[first - 1]:
         first -= 1
     while stop < part.stop and is_above[stop]:

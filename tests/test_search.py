@@ -96,7 +96,7 @@ def all_moments(snapshot, query, keep=lambda _number: True):
     found = []
     for number in filter(keep, range(NUM, NUM + 20)):
         frames = grid_of(number).embeddings.astype(np.float16).astype(np.float32)
-        for first, stop in find_spans(frames @ query, 50):
+        for first, stop, _ in find_spans(frames @ query):
             mean = frames[first:stop].mean(0)
             score = float(mean @ query / np.linalg.norm(mean))
             found.append((str(number), float(first), float(stop), score))
