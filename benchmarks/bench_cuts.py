@@ -35,10 +35,8 @@ def ours(path):
 
 def small_frames(path):
     with av.open(str(path)) as container:
-        frames = [
-            frame.reformat(*SIZE, format="rgb24").to_ndarray()
-            for frame in container.decode(video=0)
-        ]
+        decoded = container.decode(video=0)
+        frames = [frame.reformat(*SIZE, format="rgb24").to_ndarray() for frame in decoded]
     return torch.from_numpy(np.stack(frames))
 
 
