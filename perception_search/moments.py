@@ -66,13 +66,17 @@ def moments_of(
     """
     grid = snapshot.grids.of(content_hash)
     cuts = snapshot.cuts.get(content_hash, ())
-    end_seconds = end_of(grid.pts_seconds, duration_seconds, snapshot.grid_seconds)
+    pts_seconds = grid.pts_seconds
+    end_seconds = end_of(pts_seconds, duration_seconds, snapshot.grid_seconds)
+    if len(scores) > 1 and end_seconds - pts_seconds[-1] < snapshot.grid_seconds / 2:
+        # what is left of the video is too short for a moment; it belongs to the frame before
+        pts_seconds, scores = pts_seconds[:-1], scores[:-1]
     is_short = end_seconds <= SHORT_SECONDS
     whole = Span(0, len(scores), float(scores.max()))
     for span in [whole] if is_short else find_spans(scores):
         mean = grid.embeddings[span.first : span.stop].astype(np.float32).mean(axis=0)
         unit = mean / max(float(np.linalg.norm(mean)), 1e-9)
         best = span.first + int(np.argmax(scores[span.first : span.stop]))
-        start, end = edges(span, grid.pts_seconds, end_seconds, cuts)
+        start, end = edges(span, pts_seconds, end_seconds, cuts)
         score = float(scorer.scores(unit[None])[0])
-        yield Moment(score, start, end, float(grid.pts_seconds[best]), span.peak)
+        yield Moment(score, start, end, float(pts_seconds[best]), span.peak)

@@ -164,6 +164,23 @@ def test_a_short_video_is_one_moment(tmp_path):
     assert (long[0].start_seconds, long[0].end_seconds) == (4, 5)
 
 
+def test_the_last_instant_of_a_video_is_no_moment_of_its_own(tmp_path):
+    folder = make(tmp_path / "c.ps", 0)
+    frames = np.stack([unit(n) for n in range(21)])
+    with Writer(folder) as writer:
+        rows = [row(1, scope="segment", start=0.0, end=20.03)]
+        kept = item(1, "video") | {"duration_seconds": 20.03}
+        writer.add_item(kept, rows, Grid(frames, np.ones(21), np.arange(21.0)))
+        record = PathRecord(1, 2, 3, f"{1:064x}", "ingested")
+        writer.add_path(Path("/videos/1.mp4"), record)
+        writer.commit()
+    snapshot = Snapshot.open(folder)
+    for query in (unit(20), unit(19)):
+        hits = search.search(snapshot, Target(query), k=20, moments=True)
+        assert min(hit.end_seconds - hit.start_seconds for hit in hits) >= 1
+    assert (hits[0].best_seconds, hits[0].end_seconds) == (19, 20.03)
+
+
 def test_a_minus_lowers_moments_too(snapshot):
     query, unwanted = unit(NUM * 10 + 2), unit(NUM * 10 + 2) * 0.6 + unit(1) * 0.8
     unwanted /= np.linalg.norm(unwanted)
