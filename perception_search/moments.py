@@ -65,7 +65,7 @@ def moments_of(
         duration_seconds: how long it is, where that is known.
     """
     grid = snapshot.grids.of(content_hash)
-    cuts = snapshot.cuts.get(content_hash, ())
+    cuts = snapshot.cuts_of(content_hash) or ()
     pts_seconds = grid.pts_seconds
     end_seconds = end_of(pts_seconds, duration_seconds, snapshot.grid_seconds)
     if len(scores) > 1 and end_seconds - pts_seconds[-1] < snapshot.grid_seconds / 2:

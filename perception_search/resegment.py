@@ -71,7 +71,6 @@ def _all_rows(
 ) -> Iterator[tuple[str, NewRow]]:
     columns = (snapshot.items[name].to_pylist() for name in ("content_hash", "duration_seconds"))
     durations = dict(zip(*columns, strict=True))
-    cuts = snapshot.cuts
     total = len(list(snapshot.grids))
     for done, content_hash in enumerate(snapshot.grids, start=1):
         grid = snapshot.grids.of(content_hash)
@@ -83,7 +82,7 @@ def _all_rows(
             end_seconds=end_of(
                 grid.pts_seconds, durations.get(content_hash), snapshot.grid_seconds
             ),
-            cuts=cuts.get(content_hash),
+            cuts=snapshot.cuts_of(content_hash),
         ):
             yield content_hash, row
         if on_progress is not None:

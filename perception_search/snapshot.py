@@ -324,13 +324,20 @@ class Snapshot:
             ]
         )
 
+    def cuts_of(self, content_hash: str) -> list[float] | None:
+        """When the picture of a video changes at once, in seconds; None where it is not known."""
+        place = self._with_cuts.get(content_hash)
+        found: list[float] | None = None if place is None else self.items["cuts"][place].as_py()
+        return found
+
     @functools.cached_property
-    def cuts(self) -> dict[str, list[float]]:
-        """Content hash to the moments at which the picture changes at once, where known."""
+    def _with_cuts(self) -> dict[str, int]:
+        """Where in `items` the videos are whose cuts are known."""
         if "cuts" not in self.items.column_names:  # written before cuts were looked for
             return {}
-        known = self.items.filter(pc.is_valid(self.items["cuts"]))
-        return dict(zip(known["content_hash"].to_pylist(), known["cuts"].to_pylist(), strict=True))
+        places = np.flatnonzero(pc.is_valid(self.items["cuts"]).to_numpy())
+        hashes = self.items["content_hash"].take(pa.array(places)).to_pylist()
+        return dict(zip(hashes, places.tolist(), strict=True))
 
     @functools.cached_property
     def item_of_row(self) -> NDArray[np.int64]:

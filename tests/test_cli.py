@@ -366,7 +366,8 @@ def test_videos_are_found_by_other_stretches_once_asked(run, made, tmp_path):
     assert code == 0
     run("ingest", path, made[1] / "clip.mp4")
     _, out, _ = run("info", path)
-    assert "2 frames a second by-time, found by segments of 6 s, overlapping by 1 s" in out
+    assert "2 frames a second by-time, whole ones by 8 frames as in pe-eval, found by" in out
+    assert "segments of 6 s, overlapping by 1 s" in out
     code, out, _ = run("resegment", path, "--shots", "--length", 3)
     assert (code, out) == (0, "1 videos in shots, of 3 s at most\n")
     _, out, _ = run("resegment", path, "--length", 4, "--json")

@@ -364,7 +364,7 @@ def test_key_frames_alone_are_looked_at_where_the_collection_says_so(tmp_path, e
     assert Collection.open(collection.path).sampling.grid == "keyframes"
     [content_hash] = collection.snapshot.grids
     assert len(collection.snapshot.grids.of(content_hash).pts_seconds) == 12
-    assert collection.snapshot.cuts == {}
+    assert collection.snapshot.cuts_of(content_hash) is None
 
 
 def test_a_moment_scores_as_a_picture_of_the_same_does(photos, tmp_path):

@@ -1,13 +1,14 @@
 """Other segments from what is stored: equal to a fresh ingest, and no media file is opened."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fakes import ColourEncoder
 from media_folder import colour, picture, write_pictures, write_video
 
-from perception_search import Collection, Segmentation, durable
+from perception_search import Collection, Segmentation, durable, manifest
 
 OTHERS = [
     Segmentation(seconds=5, overlap_seconds=2),
@@ -162,3 +163,22 @@ def test_pictures_alone_have_nothing_to_cut(tmp_path):
     assert collection.snapshot.version == version + 1
     assert len(collection.snapshot.rows) == 3
     assert collection.segmentation == OTHERS[0]
+
+
+def test_a_collection_from_before_segments_could_change_can_be_changed(tmp_path, media):
+    collection = ingested(tmp_path / "c.ps", media, Segmentation())
+    state = collection.snapshot.manifest
+    described = dict(state.collection["sampling"]) | {"segment_seconds": 10.0}
+    old = replace(
+        state,
+        version=state.version + 1,
+        collection=dict(state.collection) | {"sampling": described},
+        segmentation={},
+    )
+    manifest.write(collection.path, old)
+    again = Collection.open(collection.path, encoder=ColourEncoder())
+    assert again.segmentation == Segmentation(seconds=10)
+    assert again.sampling == collection.sampling
+    again.resegment(OTHERS[0])
+    assert again.segmentation == OTHERS[0]
+    assert again.search("red", k=3)

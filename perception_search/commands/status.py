@@ -46,7 +46,8 @@ def info(path: Folder, as_json: AsJson = False) -> None:
     sampling = described["sampling"]
     print_line(
         f"videos      {sampling['frames_per_second']:g} frames a second {sampling['grid']}, "
-        f"{'stills skipped, ' if sampling['skip_stills'] else ''}found by "
+        f"{'stills skipped, ' if sampling['skip_stills'] else ''}whole ones by "
+        f"{sampling['num_uniform_frames']} frames as in pe-eval, found by "
         f"{Segmentation.of(described['segmentation'])}"
     )
     print_line(f"failures    {described['failures']}")
