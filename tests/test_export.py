@@ -247,7 +247,7 @@ def test_several_videos_need_a_folder_for_their_chapters(tmp_path):
     shutil.copy(sources[0], sources[2])
     shutil.copy(sources[0], sources[3])
     hits = [hit(source, 0.0, 0.5) for source in sources] + [hit(sources[0], 0.5, 1.0)]
-    with pytest.raises(ExportError, match=r"the moments are of 4 videos, and .* is one file"):
+    with pytest.raises(ExportError, match=r"The moments are of 4 videos, and .* is one file"):
         export.write_vtt(hits, tmp_path / "chapters.vtt", "q")
     assert not (tmp_path / "chapters.vtt").exists()
     report = export.write_vtt(hits, tmp_path / "chapters", "q")

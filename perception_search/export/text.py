@@ -54,7 +54,7 @@ def write_vtt(
     if is_file:
         if len(videos) > 1:
             raise ExportError(
-                f"the moments are of {len(videos)} videos, and {display(path)} is one file; name a "
+                f"The moments are of {len(videos)} videos, and {display(path)} is one file; name a "
                 "folder, which gets a file for each"
             )
         refuse_taken(path, overwrite=overwrite)
