@@ -9,6 +9,7 @@
 #   make bench                 the benchmarks
 #   make parity-env            .venv-parity: what other people would run instead
 #   make bench-video           videos, ours and theirs
+#   make bench-encode          pictures and words, ours and theirs
 #
 # TORCH_INDEX= names a package index for torch alone, where pip would take a CUDA build unasked.
 
@@ -23,7 +24,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PARITY_PIP := $(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test check bench parity-env bench-video scale faults clean
+.PHONY: demo test check bench parity-env bench-video bench-encode scale faults clean
 
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -66,6 +67,9 @@ parity-env: $(PARITY)/peers
 
 bench-video: parity-env
 	$(PARITY)/bin/python benchmarks/bench_video.py
+
+bench-encode: parity-env
+	$(PARITY)/bin/python benchmarks/bench_encode.py
 
 scale: $(VENV)/test
 	PERCEPTION_SEARCH_SCALE=full $(BIN)/python -m pytest tests/test_scale.py -s

@@ -47,16 +47,13 @@ import decord
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peers import import_open_clip, open_clip_model
+from peers import open_clip_model, open_clip_transform, random_weights
 from PIL import Image
 from processes import PeakMemory, Spent, machine
-from safetensors.torch import save_file
 from videos import write_video
 
 from perception_search import PerceptionEncoder
 from perception_search.decode import MediaReader, Sampling, uniform_indices
-from perception_search.encoder.config import MODELS
-from perception_search.encoder.towers import VisionTower
 
 MODEL = "PE-Core-B16-224"
 NUM_FRAMES = 8
@@ -88,30 +85,6 @@ assert report.ingested == 1, report
 Side = Callable[[Path], Any]
 
 
-def random_weights(path: Path) -> dict[str, torch.Tensor]:
-    """A seeded vision tower under the names of the release, written to `path` as well.
-
-    Of a size that keeps different frames different: all embeddings alike would prove nothing.
-    """
-    generator = torch.Generator().manual_seed(0)
-    with torch.device("meta"):
-        shapes = VisionTower(MODELS[MODEL].vision).state_dict()
-    tensors = {}
-    for name, shape in shapes.items():
-        values = torch.randn(shape.shape, generator=generator)
-        if "ln_" in name or "layernorm" in name:
-            values = values * 0.1 + name.endswith("weight")
-        elif name.endswith("bias"):
-            values = values * 0.05
-        elif name.endswith("weight"):
-            values = values / values[0].numel() ** 0.5
-        elif name == "proj":
-            values = values / len(values) ** 0.5
-        tensors[f"visual.{name}"] = values
-    save_file(tensors, path)
-    return tensors
-
-
 class Ours:
     """This package: frames from a worker process, embedded at once."""
 
@@ -136,13 +109,7 @@ class OpenClip:
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         self._model = copy.deepcopy(model).to(dtype)
         self._dtype = dtype
-        config = import_open_clip().get_pretrained_cfg("PE-Core-B-16", "meta")
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
-        names = ("mean", "std", "interpolation", "resize_mode")
-        self._transform = image_transform_v2(
-            PreprocessCfg(size=224, **{name: config[name] for name in names}), is_train=False
-        )
+        self._transform = open_clip_transform(MODEL)
 
     def embeddings(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Raw embeddings of pictures (N, H, W, 3) of any size."""
@@ -254,7 +221,7 @@ def peak_bytes(path: Path) -> int:
 def measure(media: Path, rounds: dict[str, int]) -> dict[str, Any]:
     """All rows of both videos, the comparison before them, and the ratios."""
     weights = media / f"{MODEL}.safetensors"
-    model = open_clip_model(MODEL, random_weights(weights))
+    model = open_clip_model(MODEL, random_weights(MODEL, weights))
     ours = Ours(weights)
     float32, bfloat16 = OpenClip(model, torch.float32), OpenClip(model, torch.bfloat16)
     result: dict[str, Any] = {

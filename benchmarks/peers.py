@@ -5,10 +5,15 @@
 
 import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
+
+from perception_search.encoder.config import MODELS
+from perception_search.encoder.towers import TextTower, VisionTower
 
 OPEN_CLIP_NAMES = {  # the release's -> open_clip's
     "PE-Core-T16-384": "PE-Core-T-16-384",
@@ -63,6 +68,49 @@ def open_clip_model(name: str, tensors: Mapping[str, Tensor]) -> Any:
     assert not missing, missing[:3]
     assert not extra, extra[:3]
     return model.float().eval()
+
+
+def open_clip_transform(name: str) -> Any:
+    """The transform that open_clip's pretrained tag would bring: picture to (3, H, W)."""
+    config = import_open_clip().get_pretrained_cfg(OPEN_CLIP_NAMES[name], "meta")
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    names = ("mean", "std", "interpolation", "resize_mode")
+    size = MODELS[name].vision.image_size
+    return image_transform_v2(
+        PreprocessCfg(size=size, **{each: config[each] for each in names}), is_train=False
+    )
+
+
+def random_weights(name: str, path: Path, *, with_text: bool = False) -> dict[str, Tensor]:
+    """Seeded towers under the names of the release, written to `path` as well.
+
+    Of a size that keeps different inputs different: all embeddings alike would prove nothing.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        shapes = {
+            f"visual.{key}": value
+            for key, value in VisionTower(MODELS[name].vision).state_dict().items()
+        }
+        if with_text:
+            shapes |= TextTower(MODELS[name].text).state_dict()
+    tensors = {}
+    for key, shape in shapes.items():
+        values = torch.randn(shape.shape, generator=generator)
+        if "ln_" in key or "layernorm" in key:
+            values = values * 0.1 + key.endswith("weight")
+        elif key.endswith("bias"):
+            values = values * 0.05
+        elif key.endswith("token_embedding.weight"):
+            values = values * 0.5
+        elif key.endswith("weight"):
+            values = values / values[0].numel() ** 0.5
+        elif key.endswith(("proj", "text_projection")):
+            values = values / len(values) ** 0.5
+        tensors[key] = values
+    save_file(tensors, path)
+    return tensors
 
 
 def open_clip_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

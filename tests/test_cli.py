@@ -418,7 +418,13 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path, weights):
     Collection.create(path, model=MODEL, weights=weights)
     command = [sys.executable, "-m", "perception_search", "ingest", str(path), str(media)]
     child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # what a shell starts in the background is told to ignore Ctrl-C, and so are its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not has_children(child.pid) and time.monotonic() < deadline:

@@ -157,5 +157,5 @@ def test_a_sampling_that_cannot_be_done_is_refused(wrong):
 def test_a_grid_is_by_time_unless_key_frames_are_asked_for():
     assert Sampling(**{"frames_per_second": 2.0, "num_uniform_frames": 4}).grid == "by-time"
     assert Sampling(grid="keyframes").grid == "keyframes"
-    with pytest.raises(ValueError, match="'by-time' or 'keyframes'"):
+    with pytest.raises(ValueError, match="'by-time', 'keyframes' or 'none'"):
         Sampling(grid="often")
