@@ -3,8 +3,9 @@
 The method, on the frame scores of the time grid:
 
 1. Scores are smoothed over neighbouring frames with the weights 1, 2, 1.
-2. A span's level is half-way between the highest smoothed score and the mean of the video: its
-   full width at half maximum, as one measures a peak.
+2. A span's level is half-way between the highest smoothed score and the mean of the lower half of
+   the video's: its full width at half maximum, as one measures a peak. The mean of all would be
+   too high where a moment fills much of its video, the lowest score too low after a black frame.
 3. The span is the stretch with the largest sum of (score - level), found exactly by prefix sums
    in one pass (Bentley's maximum subarray): neighbours above the level join, and a dip between
    two peaks is bridged where what follows makes up for it. Smoothing wears its edges down: it
@@ -42,6 +43,11 @@ def smooth(scores: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.convolve(scores.astype(np.float64), _KERNEL, "same") / weights
 
 
+def lower_mean(scores: NDArray[np.float64]) -> float:
+    """The mean of the lower half of scores (T,), the middle one included."""
+    return float(np.sort(scores)[: (len(scores) + 1) // 2].mean())
+
+
 def find_spans(scores: NDArray[np.floating]) -> Iterator[Span]:
     """The spans of a video, each looked for when it is asked for; they do not overlap.
 
@@ -52,7 +58,7 @@ def find_spans(scores: NDArray[np.floating]) -> Iterator[Span]:
         scores: (T,) of the frames of its time grid, in order; T >= 1.
     """
     smoothed = smooth(scores)
-    mean = float(smoothed.mean())
+    mean, background = float(smoothed.mean()), lower_mean(smoothed)
     if smoothed.max() - mean < _TINY:
         yield Span(0, len(smoothed), float(smoothed.max()))
         return
@@ -63,7 +69,7 @@ def find_spans(scores: NDArray[np.floating]) -> Iterator[Span]:
         if peaks[best] - mean < _TINY:
             break
         part = free.pop(best)
-        level = (peaks[best] + mean) / 2
+        level = (peaks[best] + background) / 2
         span = _grown(_largest_sum(smoothed, part, level), scores > level, part)
         yield span._replace(peak=float(peaks[best]))
         left = part.first, span.first - _slope(smoothed[part.first : span.first][::-1])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception_search import spans
-from perception_search.spans import Span, edges, smooth
+from perception_search.spans import Span, edges, lower_mean, smooth
 
 SCORES = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=40).map(np.array)
 
@@ -42,13 +42,14 @@ def test_the_first_span_has_the_largest_sum_over_its_level_and_grows(scores):
     if smoothed.max() - smoothed.mean() < 1e-4:
         assert span == Span(0, len(scores))
         return
-    over = smoothed - (smoothed.max() + smoothed.mean()) / 2
+    level = (smoothed.max() + lower_mean(smoothed)) / 2
+    over = smoothed - level
     best = max(
         over[first:stop].sum()
         for first in range(len(scores))
         for stop in range(first + 1, len(scores) + 1)
     )
-    is_above = scores > (smoothed.max() + smoothed.mean()) / 2
+    is_above = scores > level
     grown = [
         (first, stop)
         for first in range(span.first, span.stop)
@@ -95,6 +96,15 @@ def test_a_short_dip_is_bridged_and_a_long_one_is_not():
 
 def test_a_moment_that_fills_half_of_the_video_keeps_its_edges():
     assert find_spans(np.repeat([0.0, 1.0], 15), 1) == [Span(15, 30)]
+
+
+def test_a_moment_may_fill_most_of_a_video_and_black_frames_do_not_count():
+    scores = np.repeat([0.0, 1.0], [30, 70])
+    assert find_spans(scores, 1) == [Span(30, 100)]
+    scores = hills((40, 50), length=100)
+    scores[:3] = -0.5
+    [span] = find_spans(scores, 1)
+    assert (span.first, span.stop) == (40, 50)
 
 
 def test_the_slopes_of_a_span_are_no_spans():
