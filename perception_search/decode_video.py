@@ -108,7 +108,7 @@ def decode_video(
 
 
 def _jumped(
-    reader: "VideoReader", spec: FrameSpec, sampling: Sampling, num_threads: int
+    reader: VideoReader, spec: FrameSpec, sampling: Sampling, num_threads: int
 ) -> Generator[Step, None, list[Step] | None]:
     """The whole-video protocol's frames and the summary; None where one was not found.
 
@@ -121,12 +121,13 @@ def _jumped(
     base = reader.stream.time_base
     seconds = [clock.seconds(in_seconds(stamp, base)) for stamp in timetable.stamps]
     uniform = Counter(uniform_indices(len(seconds), sampling.num_uniform_frames))
+    numbers = list(uniform)
     found: list[Wanted | None] = []
-    for frame in reader.jump(timetable, uniform, num_threads):
+    for frame in reader.jump(timetable, numbers, num_threads):
         if frame is None:
             yield "progress"
             continue
-        number = list(uniform)[len(found)]
+        number = numbers[len(found)]
         found.append(Wanted(reader.pixels(frame, spec), seconds[number], False, uniform[number]))
     if len(found) < len(uniform):
         return None

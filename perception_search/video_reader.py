@@ -6,6 +6,7 @@ which demuxer reads it, and nothing else can be opened.
 
 import bisect
 import functools
+import itertools
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -144,23 +145,18 @@ class VideoReader:
         """
         num_packets = 0
         alive = time.monotonic()
-        try:
-            for packet in self._container.demux(self._stream):
-                if packet.is_keyframe or not only_keys:
-                    num_packets += packet.size > 0 and not packet.is_discard
-                if time.monotonic() - alive > SIGN_OF_LIFE_SECONDS:
-                    yield num_packets
-                    alive = time.monotonic()
-        except MemoryError:
-            raise
-        except av.error.FFmpegError:  # torn off; what was there before counts
-            pass
+        for packet in self._packets([self._stream]):
+            if packet.is_keyframe or not only_keys:
+                num_packets += not packet.is_discard
+            if time.monotonic() - alive > SIGN_OF_LIFE_SECONDS:
+                yield num_packets
+                alive = time.monotonic()
         yield num_packets
 
     def timetable(self) -> Generator[Literal["progress"], None, Timetable | None]:
         """When each frame is shown, by demuxing; None where the container does not tell.
 
-        The reader stands at the end then, and `pixels_at` alone reads on.
+        The reader stands at the end then, and `jump` alone reads on.
         """
         stamps, keys, last = [], [], None
         alive = time.monotonic()
@@ -256,7 +252,7 @@ class VideoReader:
         self._set_threads(num_threads)
         for frame in self._frames():
             if frame is not None:
-                self._last_seconds = _stamp_seconds(frame, base)
+                self._last_seconds = stamp_seconds(frame, base)
                 seconds = clock.seconds(self._last_seconds)
                 if finder is not None and self._knows_cuts:
                     self._look(frame, seconds, signatures, finder)
@@ -285,18 +281,8 @@ class VideoReader:
         Where `wanted` is given, frames at other timestamps may be left out.
         """
         context = self._stream.codec_context
-        packets = self._container.demux(self._stream)
-        is_over = False
-        while not is_over:
-            try:
-                packet = next(packets, None)
-            except MemoryError:
-                raise
-            except av.error.FFmpegError:  # torn off; what the decoder still holds is to come
-                packet = None
-            is_over = packet is None
-            if packet is not None and not packet.size:  # to a decoder this would be the end
-                continue
+        # after the last packet comes what the decoder still holds
+        for packet in itertools.chain(self._packets([self._stream]), [None]):
             if packet is not None and self._only_keys:
                 self._note_end(packet)
                 if not packet.is_keyframe:  # not every decoder skips what it is told to
@@ -316,6 +302,24 @@ class VideoReader:
             if not frames:
                 yield None
 
+    def _packets(self, streams: list[Any]) -> Iterator[Any]:
+        """What the container holds of these streams, until it ends or is torn off.
+
+        Without empty packets, which to a decoder would be the end.
+        """
+        packets = self._container.demux(streams)
+        while True:
+            try:
+                packet = next(packets, None)
+            except MemoryError:
+                raise
+            except av.error.FFmpegError:
+                return
+            if packet is None:
+                return
+            if packet.size:
+                yield packet
+
     def picture_at(self, at_seconds: float, seek_seconds: float) -> Image.Image | None:
         """The upright frame on screen at a moment; None if seeking led nowhere or past it."""
         stream = self._stream
@@ -331,7 +335,7 @@ class VideoReader:
         for frame in self._frames():
             if frame is None:
                 continue
-            stamp = stamp_seconds(frame, stream)
+            stamp = stamp_seconds(frame, stream.time_base)
             if stamp is not None and stamp - zero_seconds > at_seconds + EPSILON_SECONDS:
                 if chosen is None and seek_seconds <= 0:
                     chosen = frame
@@ -342,7 +346,7 @@ class VideoReader:
     def _note_end(self, packet: Any) -> None:
         """Of packets whose frames are not looked at only the end is known."""
         base = self._stream.time_base
-        seconds = _stamp_seconds(packet, base)
+        seconds = stamp_seconds(packet, base)
         if seconds is not None and not packet.is_discard:
             end_seconds = seconds + _duration_seconds(packet, base, nominal_seconds(self._stream))
             self._end_seconds = max(self._end_seconds or end_seconds, end_seconds)
@@ -390,12 +394,13 @@ def nominal_seconds(stream: Any) -> float:
     return 1 / float(rate) if rate and 1e-3 < rate < 1000 else 1 / 25
 
 
-def stamp_seconds(frame: Any, stream: Any) -> float | None:
-    """When a frame or packet is shown, by its container's clock; None where it does not tell."""
-    return _stamp_seconds(frame, stream.time_base)
+def stamp_seconds(frame: Any, base: Fraction) -> float | None:
+    """When a frame or packet is shown, by its container's clock; None where it does not tell.
 
-
-def _stamp_seconds(frame: Any, base: Fraction) -> float | None:
+    Args:
+        frame: either.
+        base: seconds of a tick of its stream.
+    """
     stamp = frame.dts if frame.pts is None else frame.pts
     return None if stamp is None else in_seconds(stamp, base)
 

@@ -4,7 +4,7 @@ from typing import IO, Any
 
 import av
 
-from perception_search.video_reader import stamp_seconds
+from perception_search.video_reader import in_seconds, stamp_seconds
 from perception_search.video_sampling import EPSILON_SECONDS
 
 BEYOND_SECONDS = 5.0
@@ -38,7 +38,7 @@ def extension_for(format_name: str, pictures: Any, sounds: list[Any]) -> str:
 def decoding_seconds(packet: Any, stream: Any) -> float | None:
     """When a packet is decoded, or shown where only that is known; None where nothing is."""
     ticks = packet.pts if packet.dts is None else packet.dts
-    return None if ticks is None else float(ticks * stream.time_base)
+    return None if ticks is None else in_seconds(ticks, stream.time_base)
 
 
 class Copier:
@@ -86,7 +86,7 @@ class Copier:
     def add(self, packet: Any) -> None:
         """A packet of one of the streams, in the order of the file."""
         index = packet.stream.index
-        stamp = stamp_seconds(packet, packet.stream)
+        stamp = stamp_seconds(packet, packet.stream.time_base)
         decoded = decoding_seconds(packet, packet.stream)
         if stamp is None or decoded is None:
             return
@@ -108,7 +108,7 @@ class Copier:
         if stamp >= self._after - EPSILON_SECONDS:
             return
         for waiting in self._held:
-            end = stamp_seconds(waiting, waiting.stream) or 0.0
+            end = stamp_seconds(waiting, waiting.stream.time_base) or 0.0
             end += float((waiting.duration or 0) * waiting.stream.time_base)
             self._end_seconds = max(self._end_seconds or end, end)
             self._pictures.add(waiting, self._shown)

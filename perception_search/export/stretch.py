@@ -152,7 +152,7 @@ class SpanReader(VideoReader):
         self._set_threads(1)
         for frame in self._frames():
             if frame is not None:
-                seconds = stamp_seconds(frame, self._stream)
+                seconds = stamp_seconds(frame, self._stream.time_base)
                 return self._start_seconds() if seconds is None else seconds
         raise MediaError("unreadable", "no frame of the video can be decoded")
 
@@ -204,7 +204,7 @@ class SpanReader(VideoReader):
         """
         found = None
         for packet in self._packets([self._stream]):
-            shown = stamp_seconds(packet, self._stream)
+            shown = stamp_seconds(packet, self._stream.time_base)
             decoded = decoding_seconds(packet, self._stream)
             if shown is None or decoded is None:
                 continue
@@ -284,9 +284,7 @@ class SpanReader(VideoReader):
         """
         sounds = self._sounds()
         encoder = Encoder(out, self._stream, sounds, first_seconds, after_seconds, num_threads)
-        context = self._stream.codec_context
-        context.thread_type = "AUTO"
-        context.thread_count = num_threads
+        self._set_threads(num_threads)
         is_begun = is_first_enough
         decoded = self._decoded([self._stream, *sounds], after_seconds)
         if self._container.format.name == "avi":
@@ -309,21 +307,6 @@ class SpanReader(VideoReader):
     def _sounds(self) -> list[Any]:
         return [s for s in self._container.streams.audio if s.codec_context is not None]
 
-    def _packets(self, streams: list[Any]) -> Iterator[Any]:
-        """What the container holds, until it ends or is torn off."""
-        packets = self._container.demux(streams)
-        while True:
-            try:
-                packet = next(packets, None)
-            except MemoryError:
-                raise
-            except av.error.FFmpegError:
-                return
-            if packet is None:
-                return
-            if packet.size:
-                yield packet
-
     def _decoded(self, streams: list[Any], after_seconds: float) -> Iterator[_Timed]:
         """Frames until all that comes is well after a moment."""
         for packet in self._packets(streams):
@@ -343,7 +326,7 @@ def _decode(stream: Any, packet: Any) -> Iterator[_Timed]:
     except av.error.FFmpegError:  # a damaged packet costs its own frame
         return
     for frame in frames:
-        seconds = stamp_seconds(frame, stream)
+        seconds = stamp_seconds(frame, stream.time_base)
         if seconds is not None:
             yield stream, frame, seconds
 
