@@ -7,6 +7,7 @@ then, and the worker ends when its input does. Windows: as macOS, without the li
 
 import contextlib
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,13 @@ KERNEL_LIMITS_MEMORY = sys.platform == "linux"
 
 _PR_SET_PDEATHSIG = 1
 _F_SETPIPE_SZ = 1031
+
+
+def num_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def limit_this_process(memory_limit_bytes: int, file_limit_bytes: int = 0) -> None:

@@ -14,11 +14,11 @@ from perception_search.decode_events import (
     Restarted,
     decode_request,
 )
+from perception_search.decode_limits import num_cores
 from perception_search.decode_process import (
     WorkerDied,
     WorkerOptions,
     WorkerProcess,
-    num_cores,
     start_worker,
 )
 from perception_search.frames import FrameSpec, Sampling

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_search import decode_messages
-from perception_search.decode_limits import KERNEL_LIMITS_MEMORY, resident_bytes
+from perception_search.decode_limits import KERNEL_LIMITS_MEMORY, num_cores, resident_bytes
 from perception_search.errors import MissingExtra, PerceptionSearchError
 
 _READ_BUFFER_BYTES = 1 << 16
@@ -32,13 +32,6 @@ _STARTS = 3
 _TICK_SECONDS = 0.25
 _MEMORY_TICKS = 4
 _MIN_THREADS, _MAX_THREADS = 2, 8
-
-
-def num_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

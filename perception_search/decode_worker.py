@@ -99,9 +99,7 @@ class Worker:
     def _answer(
         self, request: dict[str, Any], file: FileIO, head: bytes, status: os.stat_result
     ) -> None:
-        found = media.identify(head)
-        if found.kind == "playlist":
-            raise MediaError("playlist", f"{found.name}: it names other files, which are not read")
+        found = identified(head)
         if found.kind == "":
             raise MediaError("skipped", _not_media(status))
         if found.kind == "image":
@@ -230,6 +228,18 @@ class Worker:
             "item": item,
         }
         decode_messages.write(self._out_fd, header, frames.pixels.data)
+
+
+def identified(head: bytes) -> media.Format:
+    """What a file is, by its leading bytes.
+
+    Raises:
+        MediaError: it names other files.
+    """
+    found = media.identify(head)
+    if found.kind == "playlist":
+        raise MediaError("playlist", f"{found.name}: it names other files, which are not read")
+    return found
 
 
 @contextmanager

@@ -49,3 +49,11 @@ class Hits(list[Hit]):
         import pandas as pd
 
         return pd.DataFrame([hit.as_dict() for hit in self], columns=list(Hit.__annotations__))
+
+
+def clock(seconds: float) -> str:
+    """A time as people read it, to a tenth of a second: `00:01:12.4`."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{rest // 10:02d}.{rest % 10}"

@@ -5,7 +5,6 @@ scale with pictures and segments. `spans` says how its edges are found: relative
 level, so that in a short video, which often is one moment, they would be found within it.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_search.decode_limits import num_cores
 from perception_search.resegment import end_of
 from perception_search.scoring import Scorer
 from perception_search.snapshot import Snapshot
@@ -44,7 +44,7 @@ def frame_scores(
         CollectionDamaged: a grid is not what was written.
     """
     grids = [snapshot.grids.of(content_hash) for content_hash in content_hashes]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets others run meanwhile
+    with ThreadPoolExecutor(num_cores()) as pool:  # NumPy lets others run meanwhile
         return list(pool.map(lambda grid: scorer.of_frames(grid.embeddings), grids))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from perception_search.hits import Hit
+from perception_search.hits import Hit, clock
 from perception_search.media import display
 
 THUMBNAIL_SIDE = 320
@@ -43,14 +43,6 @@ figcaption b { font-variant-numeric: tabular-nums }
 
 
 Thumbnail: TypeAlias = Callable[[Path, float, int], bytes]
-
-
-def clock(seconds: float) -> str:
-    """A time as people read it, to a tenth of a second: `00:01:12.4`."""
-    tenths = round(seconds * 10)
-    minutes, rest = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}:{minutes:02d}:{rest // 10:02d}.{rest % 10}"
 
 
 def render(

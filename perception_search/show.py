@@ -48,7 +48,7 @@ def print_hits(
     hits: "Sequence[Hit]", *, as_json: bool, files_only: bool, query: str | None = None
 ) -> None:
     """Hits, best first: score, path and moment; `query` is told too where there are several."""
-    from perception_search.page import clock
+    from perception_search.hits import clock
 
     if query is not None and not as_json and not files_only:
         print_line(f"# {display(query)}")

@@ -4,6 +4,7 @@ What is in a video is read in a worker process; here it is only told what to do.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -27,7 +28,7 @@ from perception_search.export.report import (
     refuse_taken,
     safe_stem,
 )
-from perception_search.hits import Hit
+from perception_search.hits import Hit, clock
 from perception_search.media import absolute
 
 TIME_LIMIT_SECONDS = 300.0
@@ -73,12 +74,7 @@ class Cutter:
             max_pixels: of one frame; what says it is larger is refused.
         """
         limits = WorkerOptions.of(time_limit_seconds, memory_limit_bytes, max_pixels)
-        self._options = WorkerOptions(
-            limits.time_limit_seconds,
-            limits.memory_limit_bytes,
-            limits.max_pixels,
-            program=_PROGRAM,
-        )
+        self._options = replace(limits, program=_PROGRAM)
         self._process: WorkerProcess | None = None
 
     def __enter__(self) -> Self:
@@ -231,7 +227,8 @@ def read_clocks(
 def _cut_one(
     cutter: Cutter, moment: Moment, folder: Path, width: int, *, exact: bool, overwrite: bool
 ) -> Exported:
-    stem = f"{moment.rank:0{width}d}_{safe_stem(moment.source)}_{_clock(moment.start_seconds)}"
+    time = clock(moment.start_seconds).replace(":", "-")
+    stem = f"{moment.rank:0{width}d}_{safe_stem(moment.source)}_{time}"
     source, start, end = moment.source, moment.start_seconds, moment.end_seconds
     try:
         if exact:  # the name is known before the work is done
@@ -246,14 +243,6 @@ def _cut_one(
         return Exported(None, source, start, end, "exists", str(error))
     except MediaError as error:
         return Exported(None, source, start, end, error.outcome, error.reason)
-
-
-def _clock(seconds: float) -> str:
-    """A time as a part of a file's name, to a tenth of a second: `00-01-12.4`."""
-    tenths = round(seconds * 10)
-    minutes, rest = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}-{minutes:02d}-{rest // 10:02d}.{rest % 10}"
 
 
 def _nonsense() -> MediaError:

@@ -18,7 +18,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
-from perception_search import decode_worker, media
+from perception_search import decode_worker
 from perception_search.errors import MediaError
 from perception_search.export import stretch
 
@@ -48,9 +48,7 @@ class CutWorker(decode_worker.Worker):
     def _answer(
         self, request: dict[str, Any], file: FileIO, head: bytes, status: os.stat_result
     ) -> None:
-        found = media.identify(head)
-        if found.kind == "playlist":
-            raise MediaError("playlist", f"{found.name}: it names other files, which are not read")
+        found = decode_worker.identified(head)
         if found.kind != "video":
             raise MediaError("unreadable", "it is no video, or not any more")
         if request["do"] == "clocks":
