@@ -544,14 +544,15 @@ class Collection:
         """Search the newest version; once more where a file of it was just replaced."""
         snapshot = self.snapshot
         try:
-            index = self._index.opened(snapshot.rows)
-            return searching.search(snapshot, target, index=index, **how)
+            return self._ranked_in(snapshot, target, **how)
         except CollectionDamaged:
             if manifest.versions(self.path)[-1] == snapshot.version:
                 raise
-            newer = self.snapshot
-            index = self._index.opened(newer.rows)
-            return searching.search(newer, target, index=index, **how)
+            return self._ranked_in(self.snapshot, target, **how)
+
+    def _ranked_in(self, snapshot: Snapshot, target: Target, **how: Any) -> Hits:
+        index = self._index.opened(snapshot.rows)
+        return searching.search(snapshot, target, index=index, **how)
 
     def _query_encoder(self) -> QueryEncoder:
         identity = self.identity

@@ -7,7 +7,7 @@ any length, from the stored grid, without opening the video.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -149,7 +149,7 @@ def cut(
     for (start, end), first, last in zip(wanted, firsts.tolist(), lasts.tolist(), strict=True):
         if first == last:
             if found and found[-1].end_seconds == start:
-                found[-1] = _longer(found[-1], end)
+                found[-1] = replace(found[-1], end_seconds=end)
             continue
         mean = embeddings[first:last].mean(axis=0, dtype=np.float64)
         norm = float(np.linalg.norm(mean))
@@ -158,9 +158,3 @@ def cut(
         embedding = (mean / norm).astype(np.float32)
         found.append(Segment(start, end, last - first, embedding, norm))
     return found
-
-
-def _longer(segment: Segment, end_seconds: float) -> Segment:
-    return Segment(
-        segment.start_seconds, end_seconds, segment.num_frames, segment.embedding, segment.norm
-    )

@@ -187,15 +187,7 @@ class Writer:
         for table, content in self._staged_tables():
             origin = (dict(provenance),) if provenance and table == "rows" else ()
             files.append(self._write_table(table, content.schema, [content], origin))
-        self._install(
-            replace(
-                state,
-                version=state.version + 1,
-                next_row_id=self.next_row_id,
-                files=tuple(files),
-                roots=(*state.roots, *self._roots),
-            )
-        )
+        self._install(files=tuple(files), roots=(*state.roots, *self._roots))
         self._forget()
         return self.snapshot
 
@@ -229,15 +221,7 @@ class Writer:
             schema = tables.rows_schema(self.snapshot.dim)
             merged = self._write_table("rows", schema, parts, _origins(mixed))
             files = [*(file for file in files if file not in mixed), merged]
-        self._install(
-            replace(
-                state,
-                version=state.version + 1,
-                next_row_id=self.next_row_id,
-                files=tuple(files),
-                segmentation=segmentation.as_dict(),
-            )
-        )
+        self._install(files=tuple(files), segmentation=segmentation.as_dict())
         return self.snapshot
 
     def _holds_segments(self, file: StoredFile) -> bool:
@@ -253,7 +237,10 @@ class Writer:
             numbered = [(n, *pair) for n, pair in zip(numbers, some, strict=True)]
             yield _rows_table(numbered, self.snapshot.dim)
 
-    def _install(self, state: Manifest) -> None:
+    def _install(self, **changes: Any) -> None:
+        """Make the newest version with these changes the next one."""
+        newest = self.snapshot.manifest
+        state = replace(newest, version=newest.version + 1, next_row_id=self.next_row_id, **changes)
         manifest.write(self.folder, state)
         self.snapshot = Snapshot(self.folder, state)
 
@@ -298,7 +285,7 @@ class Writer:
                 merged = self._merge(table, small)
                 files = [*(file for file in files if file not in small), merged]
         if files != list(state.files):
-            self._install(replace(state, version=state.version + 1, files=tuple(files)))
+            self._install(files=tuple(files))
 
     def _merge(self, table: str, small: list[StoredFile]) -> StoredFile:
         paths = [self.snapshot.path_of(file) for file in small]
