@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from perception_search.collection import Collection
     from perception_search.encoder import (
         Encoder,
+        FeatureExtractor,
         Identity,
         PerceptionEncoder,
         StarterEncoder,
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Collection": "collection",
     "Encoder": "encoder",
+    "FeatureExtractor": "encoder",
     "FileReport": "survey",
     "FrameSpec": "frames",
     "Hit": "hits",
@@ -49,6 +51,7 @@ _HOMES = {
 __all__ = [
     "Collection",
     "Encoder",
+    "FeatureExtractor",
     "FileReport",
     "FrameSpec",
     "Hit",

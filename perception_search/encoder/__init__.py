@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING
 from perception_search.encoder.protocol import Encoder, Identity
 
 if TYPE_CHECKING:
+    from perception_search.encoder.features import FeatureExtractor
     from perception_search.encoder.perception import PerceptionEncoder
     from perception_search.encoder.starter import StarterEncoder
 
-__all__ = ["Encoder", "Identity", "PerceptionEncoder", "StarterEncoder", "load_encoder"]
+__all__ = [
+    "Encoder",
+    "FeatureExtractor",
+    "Identity",
+    "PerceptionEncoder",
+    "StarterEncoder",
+    "load_encoder",
+]
 
 
 def __getattr__(name: str) -> object:
@@ -17,6 +25,10 @@ def __getattr__(name: str) -> object:
         from perception_search.encoder.perception import PerceptionEncoder
 
         return PerceptionEncoder
+    if name == "FeatureExtractor":
+        from perception_search.encoder.features import FeatureExtractor
+
+        return FeatureExtractor
     if name == "StarterEncoder":
         from perception_search.encoder.starter import StarterEncoder
 
@@ -28,6 +40,7 @@ def load_encoder(
     model: str,
     *,
     weights: str | Path | None = None,
+    projection: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> Encoder:
@@ -36,6 +49,7 @@ def load_encoder(
     Args:
         model: `starter`, or a name that `PerceptionEncoder` takes.
         weights: a file or a folder; see `PerceptionEncoder`.
+        projection: a file that has what `weights` lacks; see `PerceptionEncoder`.
         device: `auto`, `cpu`, `cuda`, `cuda:<n>` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `int8`.
 
@@ -48,4 +62,6 @@ def load_encoder(
         return StarterEncoder(device=device, dtype=dtype)
     from perception_search.encoder.perception import PerceptionEncoder
 
-    return PerceptionEncoder(model, weights=weights, device=device, dtype=dtype)
+    return PerceptionEncoder(
+        model, weights=weights, projection=projection, device=device, dtype=dtype
+    )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from perception_search.encoder.config import resolve_name
+from perception_search.encoder.names import resolve_name
 from perception_search.errors import WeightsNotFound
 
 STARTER = "starter"

@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_search.encoder.device import (
+    check_device,
+    choose_device,
+    choose_dtype,
+    float_of,
+)
 from perception_search.errors import MediaError
 from perception_search.frames import FrameSpec, prepare_image
 
@@ -27,18 +33,19 @@ class TorchEncoder(ABC):
 
     Args:
         device: `cpu`, `cuda`, `cuda:<n>`, `mps`, or `auto`: the first there is of the three.
+        dtype: `auto`, `float32`, `bfloat16` or `int8`.
         batch_size: frames per step; None for what suits the device.
 
     Raises:
-        ValueError: no such device, or a batch of no frames.
+        ValueError: no such device or dtype, or a batch of no frames.
     """
 
-    def __init__(self, device: str, batch_size: int | None) -> None:
-        if device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-            raise ValueError(f"device={device!r}; one of auto, cpu, cuda, cuda:<n>, mps")
+    def __init__(self, device: str, dtype: str, batch_size: int | None) -> None:
+        check_device(device, dtype)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; must be >= 1")
         self._device = device
+        self._dtype = dtype
         self._batch_size = batch_size
 
     @property
@@ -46,10 +53,10 @@ class TorchEncoder(ABC):
     def dim(self) -> int:
         """Length of an embedding."""
 
-    @property
-    @abstractmethod
+    @cached_property
     def dtype(self) -> str:
         """What is computed in: `float32`, `bfloat16` or `int8`."""
+        return choose_dtype(self._dtype, self.device)
 
     @property
     @abstractmethod
@@ -77,13 +84,7 @@ class TorchEncoder(ABC):
     @cached_property
     def device(self) -> "torch.device":
         """Where the networks are."""
-        import torch
-
-        if self._device != "auto":
-            return torch.device(self._device)
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return choose_device(self._device, self._dtype)
 
     @property
     def batch_size(self) -> int:
@@ -131,7 +132,11 @@ class TorchEncoder(ABC):
         out = [np.zeros((0, self.dim), np.float32)]
         for start in range(0, len(images), self.batch_size):
             part = images[start : start + self.batch_size]
-            out.append(self.encode_frames(np.stack([self._prepared(image) for image in part])))
+            out.append(
+                self.encode_frames(
+                    np.stack([picture_pixels(image, self.frame_spec) for image in part])
+                )
+            )
         return unit(np.concatenate(out))
 
     def encode_video(
@@ -169,28 +174,33 @@ class TorchEncoder(ABC):
 
     @property
     def _float(self) -> "torch.dtype":
-        import torch
+        return float_of(self.dtype)
 
-        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
 
-    def _prepared(self, image: "Picture") -> NDArray[np.uint8]:
-        from PIL import Image
+def picture_pixels(image: "Picture", spec: FrameSpec) -> NDArray[np.uint8]:
+    """A picture, a path of one, or a uint8 array (H, W, 3) in RGB, as uint8 (3, H, W).
 
-        if isinstance(image, Image.Image):
-            return prepare_image(image, self.frame_spec)
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(
-                    f"an image is {image.dtype} of shape {image.shape}; must be uint8 (H, W, 3)"
-                )
-            return prepare_image(Image.fromarray(image), self.frame_spec)
-        try:
-            with Image.open(image) as opened:
-                return prepare_image(opened, self.frame_spec)
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # picture files raise anything
-            raise MediaError("unreadable", f"{image} cannot be read: {error}") from error
+    Raises:
+        MediaError: the file is not a picture that can be read.
+        ValueError: an array of another shape or dtype.
+    """
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return prepare_image(image, spec)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f"an image is {image.dtype} of shape {image.shape}; must be uint8 (H, W, 3)"
+            )
+        return prepare_image(Image.fromarray(image), spec)
+    try:
+        with Image.open(image) as opened:
+            return prepare_image(opened, spec)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # picture files raise anything
+        raise MediaError("unreadable", f"{image} cannot be read: {error}") from error
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,11 +1,9 @@
 """What the released models are made of, as data; knows no tensors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
-
-from perception_search.errors import ModelNotFound
 
 
 @dataclass(frozen=True)
@@ -97,85 +95,110 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A released model: its name as released, and its two towers."""
+    """A released model: its name as released, and its towers.
+
+    Attributes:
+        name: as released.
+        vision: the vision tower.
+        text: the text tower; None where the model gives features of pictures and no embeddings.
+    """
 
     name: str
     vision: VisionConfig
-    text: TextConfig
+    text: TextConfig | None = None
 
     @property
-    def dim(self) -> int:
-        """Length of an embedding, the same for pictures and texts."""
-        return self.text.output_dim
+    def family(self) -> Literal["core", "lang", "spatial"]:
+        """What it was trained for: search, as eyes of a language model, or where things are."""
+        name = self.name.lower()
+        return "lang" if "-lang-" in name else "spatial" if "-spatial-" in name else "core"
 
-    def as_dict(self) -> dict[str, str | int]:
-        """What a user chooses by, ready for JSON."""
+    @property
+    def dim(self) -> int | None:
+        """Length of an embedding, the same for pictures and texts; None without text tower."""
+        return None if self.text is None else self.text.output_dim
+
+    @property
+    def hub_name(self) -> str:
+        """Where Meta released it on the model hub."""
+        return f"facebook/{self.name}"
+
+    @property
+    def licence(self) -> str:
+        """Of the weights (SPDX)."""
+        return "Apache-2.0"
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of all towers."""
+        return self.vision.num_parameters + (self.text.num_parameters if self.text else 0)
+
+    def as_dict(self) -> dict[str, str | int | None]:
+        """What a user chooses by, ready for JSON; what names no tower is of the vision tower."""
+        vision, text = self.vision, self.text
         return {
             "name": self.name,
-            "image_size": self.vision.image_size,
+            "family": self.family,
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "width": vision.width,
+            "depth": vision.depth,
+            "num_heads": vision.num_heads,
+            "mlp_width": vision.mlp_width,
             "dim": self.dim,
-            "context_length": self.text.context_length,
-            "num_vision_parameters": self.vision.num_parameters,
-            "num_text_parameters": self.text.num_parameters,
+            "context_length": text.context_length if text else None,
+            "text_width": text.width if text else None,
+            "text_depth": text.depth if text else None,
+            "num_vision_parameters": vision.num_parameters,
+            "num_text_parameters": text.num_parameters if text else None,
+            "licence": self.licence,
+            "hub_name": self.hub_name,
         }
-
-    def __str__(self) -> str:
-        size, dim = self.vision.image_size, self.dim
-        images, texts = (tower.num_parameters / 1e6 for tower in (self.vision, self.text))
-        return f"{self.name}: {size} px, dim {dim}, {images:.0f} M + {texts:.0f} M parameters"
 
 
 def _block_parameters(width: int, mlp_width: int) -> int:
     return 4 * width**2 + 2 * width * mlp_width + 9 * width + mlp_width
 
 
-# image, patch, width, depth, heads, mlp, out; and context, width, depth, heads, out of the text
+def _tokens(
+    vision: VisionConfig, image_size: int, *, depth: int | None = None, layer_scale: bool = False
+) -> VisionConfig:
+    """The tower without what makes one vector of its tokens."""
+    return replace(
+        vision,
+        image_size=image_size,
+        depth=depth or vision.depth,
+        output_dim=None,
+        pool="none",
+        final_norm=False,
+        layer_scale=layer_scale,
+    )
+
+
+# image, patch, width, depth, heads, MLP, output
+_T = VisionConfig(384, 16, 192, 12, 3, 768, 512)
+_S = VisionConfig(384, 16, 384, 12, 6, 1536, 512)
+_B = VisionConfig(224, 16, 768, 12, 12, 3072, 1024)
+_L = VisionConfig(336, 14, 1024, 24, 16, 4096, 1024)
+_G = VisionConfig(448, 14, 1536, 50, 16, 8960, 1280, class_token=False)
+_LANG_L = _tokens(_L, 448, depth=23, layer_scale=True)
+_LANG_G = _tokens(_G, 448, depth=47, layer_scale=True)
+
 _RELEASED = (
-    ModelConfig(
-        "PE-Core-T16-384",
-        VisionConfig(384, 16, 192, 12, 3, 768, 512),
-        TextConfig(32, 512, 12, 8, 512),
-    ),
-    ModelConfig(
-        "PE-Core-S16-384",
-        VisionConfig(384, 16, 384, 12, 6, 1536, 512),
-        TextConfig(32, 512, 12, 8, 512),
-    ),
-    ModelConfig(
-        "PE-Core-B16-224",
-        VisionConfig(224, 16, 768, 12, 12, 3072, 1024),
-        TextConfig(32, 1024, 24, 16, 1024),
-    ),
-    ModelConfig(
-        "PE-Core-L14-336",
-        VisionConfig(336, 14, 1024, 24, 16, 4096, 1024),
-        TextConfig(32, 1024, 24, 16, 1024),
-    ),
-    ModelConfig(
-        "PE-Core-G14-448",
-        VisionConfig(448, 14, 1536, 50, 16, 8960, 1280, class_token=False),
-        TextConfig(72, 1280, 24, 20, 1280),
-    ),
+    # context, width, depth, heads of the text tower
+    ModelConfig("PE-Core-T16-384", _T, TextConfig(32, 512, 12, 8, 512)),
+    ModelConfig("PE-Core-S16-384", _S, TextConfig(32, 512, 12, 8, 512)),
+    ModelConfig("PE-Core-B16-224", _B, TextConfig(32, 1024, 24, 16, 1024)),
+    ModelConfig("PE-Core-L14-336", _L, TextConfig(32, 1024, 24, 16, 1024)),
+    ModelConfig("PE-Core-G14-448", _G, TextConfig(72, 1280, 24, 20, 1280)),
+    ModelConfig("PE-Lang-L14-448", _LANG_L),
+    ModelConfig("PE-Lang-L14-448-Tiling", _LANG_L),
+    ModelConfig("PE-Lang-G14-448", _LANG_G),
+    ModelConfig("PE-Lang-G14-448-Tiling", _LANG_G),
+    ModelConfig("PE-Spatial-T16-512", _tokens(_T, 512)),
+    ModelConfig("PE-Spatial-S16-512", _tokens(_S, 512)),
+    ModelConfig("PE-Spatial-B16-512", _tokens(_B, 512)),
+    ModelConfig("PE-Spatial-L14-448", _tokens(_L, 448)),
+    ModelConfig("PE-Spatial-G14-448", _tokens(_G, 448, layer_scale=True)),
 )
 MODELS: Mapping[str, ModelConfig] = MappingProxyType({model.name: model for model in _RELEASED})
-
-_OPEN_CLIP_NAMES = {
-    "PE-Core-T-16-384": "PE-Core-T16-384",
-    "PE-Core-S-16-384": "PE-Core-S16-384",
-    "PE-Core-B-16": "PE-Core-B16-224",
-    "PE-Core-L-14-336": "PE-Core-L14-336",
-    "PE-Core-bigG-14-448": "PE-Core-G14-448",
-}
-
-
-def resolve_name(name: str) -> str:
-    """The name as Meta released it, from that name, `facebook/<name>` or open_clip's name.
-
-    Raises:
-        ModelNotFound: for any other name; the message lists the known ones.
-    """
-    bare = name.removeprefix("facebook/")
-    released = _OPEN_CLIP_NAMES.get(bare, bare)
-    if released not in MODELS:
-        raise ModelNotFound(f"no model {name!r}; known: {', '.join(MODELS)}, and `starter`")
-    return released

@@ -5,12 +5,12 @@ N tokens, D width, H heads, d = D / H.
 """
 
 import warnings
-from functools import cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from perception_search.encoder.device import cpu_flags
 
 LAYER_NORM_EPS = 1e-5
 _ROPE_BASE = 10000.0
@@ -41,16 +41,32 @@ def rope_angles(
     return F.pad(angles, (0, 0, 1, 0)) if class_token else angles
 
 
+def turns_of(angles: Tensor) -> Tensor:
+    """What `rotate` takes, of angles (N, d / 2): complex64 (N, d / 2), or (N, d / 2, 2) float32.
+
+    A pair of channels is one complex number, and one complex product is many times faster than
+    shuffled sines and cosines; compilers, ONNX and Apple's GPUs know no complex numbers.
+    """
+    plain = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+    if plain or angles.device.type not in ("cpu", "cuda"):
+        return torch.stack([angles.cos(), angles.sin()], dim=-1)
+    return torch.polar(torch.ones_like(angles), angles)
+
+
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """`x` with each channel pair turned by its angle, computed in float32, in the dtype of `x`.
 
     Args:
         x: (..., d).
-        turns: complex64 (..., d / 2), unit length: a pair is one complex number, and one complex
-            product is many times faster on a CPU than shuffled sines and cosines.
+        turns: complex64 (..., d / 2) of length 1, or cosines and sines (..., d / 2, 2).
     """
-    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))  # (..., d / 2)
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    pairs = x.float().view(*x.shape[:-1], -1, 2)  # (..., d / 2, 2)
+    if turns.is_complex():
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * turns)
+    else:
+        (a, b), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
+        turned = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return turned.flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -66,7 +82,7 @@ class Attention(nn.Module):
         self.int8_in_proj: Int8Linear | None = None
 
     def forward(self, x: Tensor, turns: Tensor | None = None) -> Tensor:
-        """Attended tokens; `turns` is complex64 (N, d / 2)."""
+        """Attended tokens; `turns` is what `turns_of` gives, for (N, d / 2) angles."""
         if self.int8_in_proj is None:
             qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         else:
@@ -74,7 +90,7 @@ class Attention(nn.Module):
         qkv = qkv.view(*x.shape[:2], 3, self.num_heads, -1)  # (B, N, 3, H, d)
         qk, v = qkv[:, :, :2], qkv[:, :, 2]
         if turns is not None:
-            qk = rotate(qk, turns[:, None, None])
+            qk = rotate(qk, turns[:, None, None])  # the same for q and k and every head
         q, k, v = (part.transpose(1, 2) for part in (qk[:, :, 0], qk[:, :, 1], v))  # (B, H, N, d)
         x = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         out: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))  # (B, N, D)
@@ -128,7 +144,7 @@ class Block(nn.Module):
         self.ls_2 = LayerScale(width) if layer_scale else nn.Identity()
 
     def forward(self, x: Tensor, turns: Tensor | None = None) -> Tensor:
-        """Tokens after one block; `turns` is complex64 (N, d / 2)."""
+        """Tokens after one block; `turns` is what `turns_of` gives, for (N, d / 2) angles."""
         x = x + self.ls_1(self.attn(self.ln_1(x), turns))
         out: Tensor = x + self.ls_2(self.mlp(self.ln_2(x)))
         return out
@@ -224,15 +240,3 @@ def to_int8(tower: nn.Module) -> None:
         attn.out_proj = Int8Linear(attn.out_proj.weight, attn.out_proj.bias)  # type: ignore[assignment]
         mlp.c_fc = Int8Linear(mlp.c_fc.weight, mlp.c_fc.bias)  # type: ignore[assignment]
         mlp.c_proj = Int8Linear(mlp.c_proj.weight, mlp.c_proj.bias)  # type: ignore[assignment]
-
-
-@cache
-def cpu_flags() -> frozenset[str]:
-    """Instruction sets of an x86 processor under Linux, as /proc/cpuinfo names them; else empty."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("flags"):
-                return frozenset(line.partition(":")[2].split())
-    except OSError:
-        pass
-    return frozenset()

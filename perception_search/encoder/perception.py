@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_search.encoder.base import TorchEncoder, unit
-from perception_search.encoder.config import MODELS, ModelConfig, resolve_name
+from perception_search.encoder.config import MODELS, ModelConfig
+from perception_search.encoder.names import resolve_name
 from perception_search.encoder.protocol import Identity
 from perception_search.encoder.tokenizer import tokenize
 from perception_search.encoder.weights import find_weights, load_tower, tower_sha256
+from perception_search.errors import ModelNotFound
 from perception_search.frames import FrameSpec
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
     from perception_search.encoder.towers import TextTower, VisionTower
 
-_DTYPES = ("auto", "float32", "bfloat16", "int8")
 _GPU_TOKENS_PER_BATCH = 65536
 
 
@@ -35,17 +36,21 @@ class PerceptionEncoder(TorchEncoder):
     >>> images, texts, logit_scale = encoder([picture], ["a dog", "a cat"])
 
     Args:
-        model: a name as released, with or without `facebook/`, or as open_clip has it.
-        weights: a file, or a folder that holds `<name>.safetensors` or `<name>.pt`. Without it
-            the folder in PERCEPTION_SEARCH_WEIGHTS is looked into, then the hub.
-        device: `cpu`, `cuda`, `cuda:<n>`, `mps`, or `auto`: the first there is of the three.
+        model: a name as released, with or without `facebook/`, or as open_clip, timm or birder
+            have it.
+        weights: a file in any of their layouts, or a folder that holds `<name>.safetensors` or
+            `<name>.pt`. Without it the folder in PERCEPTION_SEARCH_WEIGHTS is looked into, then
+            the hub.
+        projection: a file that has what `weights` lacks: birder's have no projection, timm's and
+            birder's no text tower.
+        device: `cpu`, `cuda`, `cuda:<n>`, `mps`, or `auto`: the first there is of cuda, mps, cpu.
         dtype: of the computation. `auto` is bfloat16 where the device computes in it (a CPU needs
             avx512_bf16 or amx_bf16), else float32. `int8` is for a CPU, and an approximation.
         batch_size: frames per step; without it, what suits the device.
 
     Raises:
-        ModelNotFound: for a name that is not known.
-        WeightsNotFound: `weights` is given and holds none.
+        ModelNotFound: for a name that is not known, or of a model without text tower.
+        WeightsNotFound: `weights` or `projection` is given and holds none.
     """
 
     def __init__(
@@ -53,25 +58,31 @@ class PerceptionEncoder(TorchEncoder):
         model: str,
         *,
         weights: str | Path | None = None,
+        projection: str | Path | None = None,
         device: str = "auto",
         dtype: str = "auto",
         batch_size: int | None = None,
     ) -> None:
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype={dtype!r}; one of {', '.join(_DTYPES)}")
-        if dtype == "int8" and device not in ("auto", "cpu"):
-            raise ValueError(f"dtype='int8' with device={device!r}; int8 is for device='cpu'")
-        super().__init__("cpu" if dtype == "int8" else device, batch_size)
+        super().__init__(device, dtype, batch_size)
         self.config = MODELS[resolve_name(model)]
+        if self.config.text is None:
+            raise ModelNotFound(
+                f"{self.config.name} has no text tower: it gives features of pictures, by "
+                "FeatureExtractor or `perception-search features`; for embeddings take a PE-Core "
+                "model"
+            )
+        self._text_config = self.config.text
         self._weights = None if weights is None else find_weights(self.config.name, weights)
-        self._dtype = dtype
+        self._projection = (
+            None if projection is None else find_weights(self.config.name, projection)
+        )
         self._loading = threading.RLock()
         self._vision: VisionTower | None = None
         self._text: TextTower | None = None
 
     @staticmethod
     def available() -> tuple[ModelConfig, ...]:
-        """The models there are, smallest first."""
+        """The models there are, family by family, smallest first."""
         return tuple(MODELS.values())
 
     @cached_property
@@ -86,9 +97,9 @@ class PerceptionEncoder(TorchEncoder):
         size = self.config.vision.image_size
         return Identity(
             model=self.config.name,
-            dim=self.config.dim,
-            vision_sha256=tower_sha256(path, self.config, "vision"),
-            text_sha256=tower_sha256(path, self.config, "text"),
+            dim=self.dim,
+            vision_sha256=tower_sha256(path, self.config, "vision", projection=self._projection),
+            text_sha256=tower_sha256(path, self.config, "text", projection=self._projection),
             preprocessing=f"squash to {size}x{size}, bilinear, then RGB in -1..1",
             pooling="mean of the frames' unit embeddings",
         )
@@ -96,7 +107,7 @@ class PerceptionEncoder(TorchEncoder):
     @property
     def dim(self) -> int:
         """Length of an embedding."""
-        return self.config.dim
+        return self._text_config.output_dim
 
     @property
     def frame_spec(self) -> FrameSpec:
@@ -109,28 +120,18 @@ class PerceptionEncoder(TorchEncoder):
         fitting = _GPU_TOKENS_PER_BATCH // self.config.vision.num_tokens
         return int(2 ** (fitting.bit_length() - 1))
 
-    @cached_property
-    def dtype(self) -> str:
-        """What is computed in: `float32`, `bfloat16` or `int8`."""
-        import torch
-
-        from perception_search.encoder.layers import cpu_flags
-
-        if self._dtype != "auto":
-            return self._dtype
-        if self.device.type == "cuda":
-            fast = torch.cuda.get_device_capability(self.device) >= (8, 0)
-        else:
-            fast = bool(cpu_flags() & {"avx512_bf16", "amx_bf16"}) and self.device.type == "cpu"
-        return "bfloat16" if fast else "float32"
-
     @property
     def vision(self) -> "VisionTower":
         """The vision tower; its `features` gives tokens. Loaded at the first call."""
         with self._loading:
             if self._vision is None:
                 self._vision = load_tower(
-                    self._weights_path, self.config, "vision", device=self.device, dtype=self._float
+                    self._weights_path,
+                    self.config,
+                    "vision",
+                    device=self.device,
+                    dtype=self._float,
+                    projection=self._projection,
                 )
                 self._finish(self._vision)
             return self._vision
@@ -141,7 +142,12 @@ class PerceptionEncoder(TorchEncoder):
         with self._loading:
             if self._text is None:
                 self._text = load_tower(
-                    self._weights_path, self.config, "text", device=self.device, dtype=self._float
+                    self._weights_path,
+                    self.config,
+                    "text",
+                    device=self.device,
+                    dtype=self._float,
+                    projection=self._projection,
                 )
                 self._finish(self._text)
             return self._text
@@ -160,20 +166,21 @@ class PerceptionEncoder(TorchEncoder):
         """
         import torch
 
+        from perception_search.encoder.towers import to_unit_range
+
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(
                 f"pixels are {pixels.dtype} of shape {pixels.shape}; must be uint8 (N, 3, H, W)"
             )
         if not len(pixels):
-            return np.zeros((0, self.config.dim), np.float32)
+            return np.zeros((0, self.dim), np.float32)
         tower = self.vision
-        minus_one = torch.full((1,), -1.0, dtype=self._float, device=self.device)
         out = []
         with torch.inference_mode():
             for start in range(0, len(pixels), self.batch_size):
                 part = np.require(pixels[start : start + self.batch_size], requirements=["C", "W"])
                 batch = torch.from_numpy(part).to(self.device)
-                out.append(tower(torch.add(minus_one, batch, alpha=1 / 127.5)))  # 0..255 -> -1..1
+                out.append(tower(to_unit_range(batch, self._float)))
             return _numpy(torch.cat(out))
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -183,10 +190,10 @@ class PerceptionEncoder(TorchEncoder):
         """
         import torch
 
-        rows = tokenize(texts, self.config.text.context_length)
+        rows = tokenize(texts, self._text_config.context_length)
         by_length = np.argsort(rows.argmax(axis=1), kind="stable")  # short with short: less padding
         size = 64 if self.device.type == "cpu" else 1024
-        out = np.zeros((len(rows), self.config.dim), np.float32)
+        out = np.zeros((len(rows), self.dim), np.float32)
         tower = self.text
         with torch.inference_mode():
             for start in range(0, len(rows), size):

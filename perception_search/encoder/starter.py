@@ -84,8 +84,7 @@ class StarterEncoder(TorchEncoder):
     ) -> None:
         if dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"dtype={dtype!r}; the starter takes auto, float32 or bfloat16")
-        super().__init__(device, batch_size)
-        self._dtype = "float32" if dtype == "auto" else dtype
+        super().__init__(device, "float32" if dtype == "auto" else dtype, batch_size)
         self._loading = threading.RLock()
         self._vision: tuple[nn.Module, nn.Module] | None = None
         self._text: _MiniLM | None = None
@@ -107,11 +106,6 @@ class StarterEncoder(TorchEncoder):
         """Length of an embedding: one number a class and one a kind."""
         names, kinds, _ = classes()
         return len(names) + len(kinds)
-
-    @property
-    def dtype(self) -> str:
-        """What the image model computes in."""
-        return self._dtype
 
     @property
     def logit_scale(self) -> float:

@@ -15,7 +15,14 @@ from perception_search.encoder.layers import (
     Block,
     Blocks,
     rope_angles,
+    turns_of,
 )
+
+
+def to_unit_range(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels 0..255 of any dtype as -1..1 of `dtype`, in one pass."""
+    minus_one = torch.full((1,), -1.0, dtype=dtype, device=pixels.device)
+    return torch.add(minus_one, pixels, alpha=1 / 127.5)
 
 
 class VisionTower(nn.Module):
@@ -45,14 +52,15 @@ class VisionTower(nn.Module):
             self.proj = nn.Parameter(torch.empty(width, config.output_dim))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Raw embeddings float32 (B, output_dim), or tokens (B, N, width) without pooling.
+        """Raw embeddings float32 (B, output_dim); pooled vectors (B, width) without a projection;
+        tokens (B, N, width) without pooling.
 
         Args:
             pixels: (B, 3, H, W) in -1..1; H and W are multiples of the patch size.
         """
         x: Tensor = self.features(pixels)
         if self.config.pool == "attention":
-            x = self.attn_pool(x)
+            x = self.attn_pool(x)  # (B, D)
         if self.config.output_dim is not None:
             x = x.float() @ self.proj.float()
         return x
@@ -88,8 +96,7 @@ class VisionTower(nn.Module):
             class_token=config.class_token,
             device=x.device,
         )
-        turns = torch.polar(torch.ones_like(angles), angles)
-        x = self.transformer(x, turns, num_blocks=layer % config.depth + 1)
+        x = self.transformer(x, turns_of(angles), num_blocks=layer % config.depth + 1)
         if norm:
             x = self.ln_post(x)
         return x[:, 1:] if strip_class_token and config.class_token else x

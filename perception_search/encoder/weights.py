@@ -1,20 +1,23 @@
 """Finds a model's weights file, reads one tower out of it and names its tensors by hash.
 
-Knows file formats and tensor names; computes nothing with the tensors. A hash that is cached is
-had without torch.
+Knows which tensors a model has; computes nothing with them. A hash that is cached is had without
+torch.
 """
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import tempfile
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from perception_search.encoder.config import ModelConfig
+from perception_search.encoder.checkpoint import Checkpoint
+from perception_search.encoder.config import MODELS, ModelConfig
+from perception_search.encoder.layouts import Layout, Part, TowerName, recognise
+from perception_search.encoder.names import names_elsewhere
 from perception_search.errors import DownloadError, WeightsMismatch, WeightsNotFound
 
 if TYPE_CHECKING:
@@ -23,24 +26,23 @@ if TYPE_CHECKING:
 
     from perception_search.encoder.towers import TextTower, VisionTower
 
-TowerName = Literal["vision", "text"]
-
 _SUFFIXES = (".safetensors", ".pt")
-_VISION_PREFIX = "visual."
+_SNAPSHOT_FILES = (  # of a folder fetched from the hub as it is: open_clip's and timm's names
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
 _AS_IN_FILE = {"token_embedding.weight", "logit_scale"}
-_OTHER_LAYOUTS = {  # a tensor that only this layout has -> whose layout it is
-    "visual.trunk.patch_embed.proj.weight": "open_clip's",
-    "patch_embed.proj.weight": "timm's",
-    "conv_proj.weight": "birder's",
-    "model.vision_tower.timm_model.patch_embed.proj.weight": "transformers'",
-}
+_MAPPED_BYTES = 64 * 2**20  # read from a mapped file before it is mapped anew
 
 
 def find_weights(name: str, weights: str | Path | None = None, *, local_only: bool = False) -> Path:
     """The file that holds the weights of a model.
 
     Looked for in this order: `weights`, which is a file or a folder that holds
-    `<name>.safetensors` or `<name>.pt`; such a folder named by the environment variable
+    `<name>.safetensors` or `<name>.pt`, by any name the model goes by, or a folder as it was
+    fetched from the hub; such a folder named by the environment variable
     PERCEPTION_SEARCH_WEIGHTS; the hub, `facebook/<name>`.
 
     Args:
@@ -53,7 +55,7 @@ def find_weights(name: str, weights: str | Path | None = None, *, local_only: bo
     """
     if weights is not None:
         path = Path(weights).expanduser()
-        found = path if path.is_file() else _in_folder(path, name)
+        found = path if path.is_file() else _in_folder(path, name) or _in_snapshot(path)
         if found is None:
             raise WeightsNotFound(
                 f"{path} holds no weights of {name}; give a file, or a folder that holds "
@@ -85,6 +87,7 @@ def load_tower(
     *,
     device: "torch.device",
     dtype: "torch.dtype",
+    projection: Path | None = None,
 ) -> "VisionTower": ...
 @overload
 def load_tower(
@@ -94,6 +97,7 @@ def load_tower(
     *,
     device: "torch.device",
     dtype: "torch.dtype",
+    projection: Path | None = None,
 ) -> "TextTower": ...
 def load_tower(
     path: Path,
@@ -102,59 +106,66 @@ def load_tower(
     *,
     device: "torch.device",
     dtype: "torch.dtype",
+    projection: Path | None = None,
 ) -> "VisionTower | TextTower":
     """One tower of a weights file, for inference; the other's bytes are not read.
 
     On a CPU, tensors that already have `dtype` stay mapped from the file. Two keep the dtype of the
     file: the token embedding, of which a query reads a few rows, and the scale of the logits.
 
+    Args:
+        path: a file in any of the five layouts.
+        config: what it must hold.
+        tower: which.
+        device: where the tensors go.
+        dtype: of the tensors.
+        projection: a file that has what `path` lacks: the projection, or the text tower.
+
     Raises:
         WeightsMismatch: a tensor is missing, extra or of the wrong shape, or there is no such
             tower in the file.
     """
     module: VisionTower | TextTower = _empty_tower(config, tower)
-    tensors = tower_tensors(path, config, tower)
-    if not tensors:
-        raise WeightsMismatch(f"{path} holds no {tower} tower of {config.name}, which is needed")
     cast = {
         name: tensor.to(device, tensor.dtype if name in _AS_IN_FILE else dtype)
-        for name, tensor in tensors.items()
+        for name, tensor in tower_tensors(path, config, tower, projection=projection)
     }
+    if not cast:
+        raise WeightsMismatch(
+            f"{path} holds no {tower} tower of {config.name}, which is needed; a file that has "
+            "what it lacks can be given as the projection: projection=FILE, --projection FILE"
+        )
     module.load_state_dict(cast, strict=True, assign=True)
     module.requires_grad_(False).eval()
     return module
 
 
-def tower_tensors(path: Path, config: ModelConfig, tower: TowerName) -> dict[str, "Tensor"]:
-    """The tensors of one tower by their released names, sorted, mapped from the file, not read.
+def tower_tensors(
+    path: Path, config: ModelConfig, tower: TowerName, *, projection: Path | None = None
+) -> "Iterator[tuple[str, Tensor]]":
+    """The tensors of one tower with their released names and shapes, in the order of the names.
 
-    Empty where a file has nothing of this tower.
+    They are mapped from the file where it can be mapped. Whoever does not keep them holds little
+    memory: the file is mapped anew now and then. Nothing where a file has nothing of this tower.
 
     Raises:
         WeightsMismatch: the tensors are not those of the model; the message names the first.
     """
-    prefix, tensors = _read(path, tower)
-    if not tensors:
-        return {}
-    empty = _empty_tower(config, tower).state_dict()
-    expected = {name: tuple(tensor.shape) for name, tensor in empty.items()}
-    problems = [f"{prefix}{name} is missing" for name in expected if name not in tensors]
-    problems += [f"{prefix}{name} is one too many" for name in tensors if name not in expected]
-    for name, tensor in tensors.items():
-        shape = tuple(tensor.shape)
-        if shape != expected.get(name, shape):
-            problems.append(f"{prefix}{name} has shape {shape}, not {expected[name]}")
-        elif not tensor.is_floating_point():
-            problems.append(f"{prefix}{name} is of {tensor.dtype}, not of a floating-point type")
-    if problems:
-        others = f", and {len(problems) - 1} more of its tensors differ" if problems[1:] else ""
-        raise WeightsMismatch(
-            f"{path} is not the {tower} tower of {config.name}: {problems[0]}{others}"
-        )
-    return dict(sorted(tensors.items()))
+    parts = _parts(path, config, tower, projection)
+    _check(path, config, tower, parts)
+    num_bytes = 0
+    for name, (file, part) in sorted(parts.items()):
+        tensor = part.make(*map(file.tensor, part.keys))
+        yield name, tensor
+        num_bytes += tensor.nbytes
+        if num_bytes > _MAPPED_BYTES:
+            file.reopen()
+            num_bytes = 0
 
 
-def tower_sha256(path: Path, config: ModelConfig, tower: TowerName) -> str:
+def tower_sha256(
+    path: Path, config: ModelConfig, tower: TowerName, *, projection: Path | None = None
+) -> str:
     """SHA-256 over a tower's tensors, hexadecimal; empty where the file has no such tower.
 
     Hashed are, in the order of the names: name, shape and the values as little-endian float32.
@@ -164,20 +175,21 @@ def tower_sha256(path: Path, config: ModelConfig, tower: TowerName) -> str:
     Raises:
         WeightsMismatch: the tensors are not those of the model.
     """
-    stat = path.stat()
-    key = f"{config.name} {tower} {stat.st_size} {stat.st_mtime_ns} {path.resolve()}"
+    files = [_file_key(each) for each in (path, projection) if each is not None]
+    key = f"{config.name} {tower} {' + '.join(files)}"
     cache = _read_cache()
     if key not in cache:
-        tensors = tower_tensors(path, config, tower)
-        cache[key] = hash_tensors(tensors) if tensors else ""
+        tensors = tower_tensors(path, config, tower, projection=projection)
+        first = next(tensors, None)
+        cache[key] = hash_tensors(itertools.chain([first], tensors)) if first else ""
         _write_cache(cache)
     return cache[key]
 
 
-def hash_tensors(tensors: Mapping[str, "Tensor"]) -> str:
-    """SHA-256, hexadecimal, over names, shapes and little-endian float32 values, in name order."""
+def hash_tensors(tensors: "Iterable[tuple[str, Tensor]]") -> str:
+    """SHA-256, hexadecimal, over names, shapes and little-endian float32 values, as they come."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in tensors:
         shape = "x".join(str(length) for length in tensor.shape)
         digest.update(f"{name} {shape}\n".encode())
         values = tensor.detach().cpu().float().contiguous().numpy()
@@ -186,7 +198,13 @@ def hash_tensors(tensors: Mapping[str, "Tensor"]) -> str:
 
 
 def _in_folder(folder: Path, name: str) -> Path | None:
-    candidates = (folder / (name + suffix) for suffix in _SUFFIXES)
+    names = (name, *names_elsewhere(name))
+    candidates = (folder / (each + suffix) for each in names for suffix in _SUFFIXES)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _in_snapshot(folder: Path) -> Path | None:
+    candidates = (folder / name for name in _SNAPSHOT_FILES)
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -197,67 +215,95 @@ def _empty_tower(config: ModelConfig, tower: TowerName) -> Any:
     from perception_search.encoder.towers import TextTower, VisionTower
 
     with torch.device("meta"):
-        return VisionTower(config.vision) if tower == "vision" else TextTower(config.text)
+        if tower == "vision":
+            return VisionTower(config.vision)
+        if config.text is None:
+            raise WeightsMismatch(f"{config.name} has no text tower: it gives features of pictures")
+        return TextTower(config.text)
 
 
-def _read(path: Path, tower: TowerName) -> tuple[str, dict[str, "Tensor"]]:
-    """What stands before a tower's names in the file, and its tensors by name, memory-mapped."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(path, framework="pt") as file:
-                prefix, keys = _select(path, file.keys(), tower)
-                return prefix, {name: file.get_tensor(key) for name, key in keys.items()}
-        state = _load_pickle(path)
-        prefix, keys = _select(path, state, tower)
-        return prefix, {name: state[key] for name, key in keys.items()}
-    except WeightsMismatch:
-        raise
-    except Exception as error:  # a damaged file raises anything
-        size_bytes = path.stat().st_size
-        raise WeightsMismatch(
-            f"{path} ({size_bytes} bytes) cannot be read as a weights file, which is a "
-            f"safetensors file or a torch file that holds tensors only: {error}"
-        ) from error
+_Parts = dict[str, tuple[Checkpoint, Part]]
 
 
-def _load_pickle(path: Path) -> dict[str, "Tensor"]:
-    import torch
-
-    # Only torch's zip format can be mapped. Nothing but tensors is ever unpickled.
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    for wrapper in ("state_dict", "weights"):
-        if isinstance(state, dict) and wrapper in state:
-            state = state[wrapper]
-            break
-    if not isinstance(state, dict) or not state:
-        raise WeightsMismatch(f"{path} holds {type(state).__name__}, not tensors by name")
-    odd = next((key for key, value in state.items() if not isinstance(value, torch.Tensor)), None)
-    if odd is not None:
-        raise WeightsMismatch(f"{path}: {odd} is {type(state[odd]).__name__}, not a tensor")
-    return state
-
-
-def _select(path: Path, keys: Iterable[str], tower: TowerName) -> tuple[str, dict[str, str]]:
-    """What stands before a tower's names in a file, and its names -> the keys of the file."""
-    keys = {key.removeprefix("module."): key for key in keys}
-    for telltale, whose in _OTHER_LAYOUTS.items():
-        if telltale in keys:
+def _parts(path: Path, config: ModelConfig, tower: TowerName, projection: Path | None) -> _Parts:
+    """A tower's tensors by their released names, each with its file."""
+    file, layout = _opened(path)
+    for key in layout.zeros:
+        if file.tensor(key).any():
             raise WeightsMismatch(
-                f"{path} names its tensors in {whose} way ({telltale}); expected is the file as "
-                "Meta released it, facebook/<name> on the hub, with visual.conv1.weight"
+                f"{path}: {key} is not zero; Perception Encoder's projection has no bias, so this "
+                "is another model"
             )
-    if any(key.startswith(_VISION_PREFIX) for key in keys):
-        vision = {
-            name.removeprefix(_VISION_PREFIX): key
-            for name, key in keys.items()
-            if name.startswith(_VISION_PREFIX)
-        }
-        text = {name: key for name, key in keys.items() if not name.startswith(_VISION_PREFIX)}
-        return (_VISION_PREFIX, vision) if tower == "vision" else ("", text)
-    only: TowerName = "text" if "token_embedding.weight" in keys else "vision"
-    return "", keys if tower == only else {}
+    parts = {name: (file, part) for name, part in layout.towers[tower].items()}
+    if tower == "vision" and config.vision.output_dim is None and config.vision.pool != "none":
+        parts.pop("proj", None)  # features before the projection are asked for
+    lacks = not parts if tower == "text" else _shapes(config, tower).keys() - parts == {"proj"}
+    if lacks and projection is not None:
+        other, their_layout = _opened(projection)
+        theirs = their_layout.towers[tower]
+        wanted = theirs if tower == "text" else {k: v for k, v in theirs.items() if k == "proj"}
+        return parts | {name: (other, part) for name, part in wanted.items()}
+    if lacks and tower == "vision":
+        raise WeightsMismatch(
+            f"{path} is {config.name} in {layout.name} layout, without the projection: it gives "
+            "features. For embeddings and text search name a file that holds Meta's proj: "
+            "projection=FILE, --projection FILE"
+        )
+    return parts
+
+
+def _opened(path: Path) -> tuple[Checkpoint, Layout]:
+    file = Checkpoint(path)
+    try:
+        return file, recognise(file.keys)
+    except WeightsMismatch as error:
+        raise WeightsMismatch(f"{path} holds {error}") from error
+
+
+def _check(path: Path, config: ModelConfig, tower: TowerName, parts: _Parts) -> None:
+    if not parts:
+        return
+    shapes, problems = {}, []
+    for name, (file, part) in parts.items():
+        tensor = part.make(*(file.tensor(key).to("meta") for key in part.keys))
+        shapes[name] = tuple(tensor.shape)
+        if not tensor.is_floating_point():
+            problems.append(f"{part.keys[0]} is of {tensor.dtype}, not of a floating-point type")
+    expected = _shapes(config, tower)
+    keys = {name: part.keys[0] for name, (_, part) in parts.items()}
+    missing = [f"{name} is missing" for name in expected if name not in shapes]
+    extra = [f"{keys[name]} is one too many" for name in shapes if name not in expected]
+    differing = [
+        f"{keys[name]} has shape {shape}, not {expected[name]}"
+        for name, shape in shapes.items()
+        if shape != expected.get(name, shape)
+    ]
+    problems = missing + extra + differing + problems
+    if problems:
+        others = f", and {len(problems) - 1} more of its tensors differ" if problems[1:] else ""
+        names = [each.name for each in MODELS.values() if _is_that_of(each, tower, shapes)]
+        instead = f"; these are the tensors of {' or '.join(names)}" if names else ""
+        raise WeightsMismatch(
+            f"{path} is not the {tower} tower of {config.name}: {problems[0]}{others}{instead}"
+        )
+
+
+def _shapes(config: ModelConfig, tower: TowerName) -> dict[str, tuple[int, ...]]:
+    state = _empty_tower(config, tower).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _is_that_of(
+    model: ModelConfig, tower: TowerName, shapes: Mapping[str, tuple[int, ...]]
+) -> bool:
+    if tower == "text" and model.text is None:
+        return False
+    return _shapes(model, tower) == shapes
+
+
+def _file_key(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns} {path.resolve()}"
 
 
 def _cache_path() -> Path:

@@ -10,6 +10,7 @@ from PIL import Image
 from synthetic import T16, tower_state
 
 from perception_search.encoder import Encoder, PerceptionEncoder, load_encoder, perception
+from perception_search.encoder.config import MODELS
 from perception_search.encoder.tokenizer import TruncatedTextWarning
 from perception_search.errors import MediaError, ModelNotFound, WeightsMismatch, WeightsNotFound
 from perception_search.frames import FrameSpec, prepare_image
@@ -305,11 +306,11 @@ def test_int8_keeps_near_float32(t16_files, encoder, frames):
 
 
 def test_auto_is_bfloat16_on_processors_that_compute_in_it_only(monkeypatch):
-    from perception_search.encoder import layers
+    from perception_search.encoder import device
 
     for flags, dtype in (({"avx2"}, "float32"), ({"avx2", "avx512_bf16"}, "bfloat16"),
                          ({"amx_bf16"}, "bfloat16"), (set(), "float32")):  # fmt: skip
-        monkeypatch.setattr(layers, "cpu_flags", lambda flags=flags: frozenset(flags))
+        monkeypatch.setattr(device, "cpu_flags", lambda flags=flags: frozenset(flags))
         assert PerceptionEncoder(NAME, device="cpu").dtype == dtype
 
 
@@ -361,14 +362,12 @@ def test_it_is_an_encoder(encoder):
 
 
 def test_the_models_there_are_can_be_listed():
-    names = [model.name for model in PerceptionEncoder.available()]
-    assert names == [
-        "PE-Core-T16-384",
-        "PE-Core-S16-384",
-        "PE-Core-B16-224",
-        "PE-Core-L14-336",
-        "PE-Core-G14-448",
-    ]
+    assert [model.name for model in PerceptionEncoder.available()] == list(MODELS)
+
+
+def test_a_model_without_text_tower_says_what_it_is_for():
+    with pytest.raises(ModelNotFound, match=r"PE-Lang-L14-448 has no text tower: .*Extractor"):
+        PerceptionEncoder("PE-Lang-L14-448")
 
 
 def test_an_encoder_is_loaded_by_its_name(t16_files):

@@ -1,0 +1,68 @@
+"""Which device computes, and in what numbers; knows no model."""
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("auto", "float32", "bfloat16", "int8")
+
+
+def check_device(device: str, dtype: str) -> None:
+    """Raise ValueError unless both are words that `choose_device` and `choose_dtype` take."""
+    if device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+        raise ValueError(f"device={device!r}; one of auto, cpu, cuda, cuda:<n>, mps")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}; one of {', '.join(DTYPES)}")
+    if dtype == "int8" and device not in ("auto", "cpu"):
+        raise ValueError(f"dtype='int8' with device={device!r}; int8 is for device='cpu'")
+
+
+def choose_device(device: str, dtype: str = "auto") -> "torch.device":
+    """The device of a name; `auto` is the first there is of cuda, mps and cpu."""
+    import torch
+
+    if dtype == "int8":
+        return torch.device("cpu")
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(dtype: str, device: "torch.device") -> str:
+    """`float32`, `bfloat16` or `int8`; `auto` is bfloat16 where the device computes in it.
+
+    On a CPU that takes avx512_bf16 or amx_bf16. Never float16: a CPU only emulates it.
+    """
+    import torch
+
+    if dtype != "auto":
+        return dtype
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = bool(cpu_flags() & {"avx512_bf16", "amx_bf16"}) and device.type == "cpu"
+    return "bfloat16" if fast else "float32"
+
+
+def float_of(dtype: str) -> "torch.dtype":
+    """What tensors are held in; int8 layers take and give float32."""
+    import torch
+
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of an x86 processor under Linux, as /proc/cpuinfo names them; else empty."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return frozenset()
