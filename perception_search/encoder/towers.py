@@ -87,7 +87,8 @@ class VisionTower(nn.Module):
         height, width = self._grid(pixels)
         x: Tensor = self.conv1(pixels).flatten(2).transpose(1, 2)  # (B, Gh * Gw, D), y outer
         if config.class_token:
-            x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1)  # (B, N, D)
+            first = self.class_embedding.expand(x.shape[0], 1, -1)  # len(x) would fix an export's B
+            x = torch.cat([first, x], dim=1)  # (B, N, D)
         x = self.ln_pre(x + self.positions(height, width))
         angles = rope_angles(
             height,
@@ -149,21 +150,26 @@ class TextTower(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Raw embeddings float32 (B, output_dim).
 
+        Columns behind the batch's longest text are not computed: attention is causal, so nothing
+        changes but the time.
+
         Args:
             tokens: int64 (B, L), L <= context_length. Each row ends with its largest id; what
-                follows does not matter, because attention is causal. So the columns behind the
-                batch's longest text are not computed, and nothing changes but the time.
+                follows does not matter.
         """
         if tokens.shape[1] > self.config.context_length:
             raise ValueError(
                 f"rows of {tokens.shape[1]} tokens; at most {self.config.context_length}"
             )
+        return self.encode_rows(tokens[:, : int(tokens.argmax(dim=1).max()) + 1])
+
+    def encode_rows(self, tokens: Tensor) -> Tensor:
+        """What `forward` does, for all columns: no shape in it depends on a value."""
         ends = tokens.argmax(dim=1)  # (B,), the first of the largest ids
-        tokens = tokens[:, : int(ends.max()) + 1]
         # The embedding table keeps the dtype of its file: a few rows are read, the rest never.
         x = self.token_embedding(tokens).to(self.positional_embedding.dtype)  # (B, L, D)
         x = x + self.positional_embedding[: tokens.shape[1]]
         x = self.transformer(x, num_blocks=self.config.depth)
-        x = self.ln_final(x[torch.arange(len(x), device=x.device), ends])  # (B, D)
+        x = self.ln_final(x[torch.arange(x.shape[0], device=x.device), ends])  # (B, D)
         out: Tensor = x.float() @ self.text_projection.float()
         return out
