@@ -19,16 +19,17 @@ from perception_search import search as searching
 from perception_search import verify as verifying
 from perception_search.encoder import Encoder, Identity, load_encoder
 from perception_search.encoder.auto import choose_model, notice_for
+from perception_search.encoder.protocol import Pooling
 from perception_search.errors import (
     CollectionDamaged,
     CollectionExists,
-    CollectionMismatch,
     QueryError,
 )
 from perception_search.frames import Sampling
 from perception_search.hits import Hits
 from perception_search.ingest import IngestReport
 from perception_search.media import absolute
+from perception_search.own_encoder import OwnEncoder
 from perception_search.query import QueryEncoder, mix
 from perception_search.scoring import Target
 from perception_search.segments import Segmentation
@@ -47,6 +48,7 @@ from perception_search.writer import Writer, create_folder
 if TYPE_CHECKING:
     import pandas as pd
 
+    from perception_search.encoder.tokenizer import LongTexts
     from perception_search.query import Picture
 
 _CACHE = "cache/text.sqlite"
@@ -59,20 +61,9 @@ class Collection:
         path: the folder.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        encoder: Encoder | None,
-        weights: str | Path | None,
-        device: str,
-        dtype: str,
-    ) -> None:
+    def __init__(self, path: Path, encoder: OwnEncoder) -> None:
         self.path = path
         self._encoder = encoder
-        self._weights = weights
-        self._device = device
-        self._dtype = dtype
         self._checked: set[str] = set()
         self._snapshot = Snapshot.open(path, self._checked)
         self._index = current_index.CurrentIndex(path)
@@ -87,8 +78,10 @@ class Collection:
         model: str = "auto",
         encoder: Encoder | None = None,
         weights: str | Path | None = None,
+        projection: str | Path | None = None,
         sampling: Sampling | None = None,
         segmentation: Segmentation | None = None,
+        pooling: Pooling = "unit-frames",
         device: str = "auto",
         dtype: str = "auto",
     ) -> "Collection":
@@ -100,9 +93,12 @@ class Collection:
                 GPU and PE-Core-B16-224 on a CPU where its weights can be had, else the starter.
             encoder: your own, instead of a model's name.
             weights: a file or folder of weights, instead of the hub.
+            projection: a file that has what `weights` lacks; see `PerceptionEncoder`.
             sampling: which frames of videos are looked at; one a second by default.
             segmentation: the stretches that videos are found by, which `resegment` can change;
                 ten seconds by default.
+            pooling: how frames become one vector: `unit-frames` counts each once, `raw-frames` by
+                its embedding's length.
             device: `auto`, `cpu`, `cuda` or `mps`; not stored.
             dtype: `auto`, `float32`, `bfloat16` or `int8`; not stored.
 
@@ -117,7 +113,14 @@ class Collection:
             raise CollectionExists(f"{path} exists already; open it, or choose another name.")
         if encoder is None:
             name = choose_model(device, weights) if model == "auto" else model
-            encoder = load_encoder(name, weights=weights, device=device, dtype=dtype)
+            encoder = load_encoder(
+                name,
+                weights=weights,
+                projection=projection,
+                device=device,
+                dtype=dtype,
+                pooling=pooling,
+            )
         if sampling is not None and sampling.grid == "none":
             raise ValueError("a collection finds moments on a grid; take by-time or keyframes")
         description = {
@@ -128,9 +131,10 @@ class Collection:
             "identity": encoder.identity.as_dict(),
             "sampling": asdict(sampling or Sampling()),
             "weights": str(absolute(weights)) if weights is not None else None,
+            "projection": str(absolute(projection)) if projection is not None else None,
         }
         create_folder(path, description, segmentation)
-        return cls(path, encoder=encoder, weights=weights, device=device, dtype=dtype)
+        return cls(path, OwnEncoder(path, encoder))
 
     @classmethod
     def open(
@@ -139,8 +143,10 @@ class Collection:
         *,
         encoder: Encoder | None = None,
         weights: str | Path | None = None,
+        projection: str | Path | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        long_texts: "LongTexts" = "cut",
     ) -> "Collection":
         """Open the collection in `path`. Needs no weights until something must be embedded.
 
@@ -148,14 +154,18 @@ class Collection:
             path: the folder.
             encoder: your own, where it was made with one.
             weights: where the model's weights are now, if not where they were.
+            projection: where the file is now that has what they lack.
             device: `auto`, `cpu`, `cuda` or `mps`.
             dtype: `auto`, `float32`, `bfloat16` or `int8`.
+            long_texts: what becomes of a text longer than the model reads: `cut`, or `split` into
+                pieces whose mean is taken.
 
         Raises:
             CollectionNotFound: there is none.
             CollectionDamaged: its list of files is damaged in both copies.
         """
-        return cls(absolute(path), encoder=encoder, weights=weights, device=device, dtype=dtype)
+        path = absolute(path)
+        return cls(path, OwnEncoder(path, encoder, weights, projection, device, dtype, long_texts))
 
     # What it is
 
@@ -198,33 +208,9 @@ class Collection:
         Raises:
             CollectionMismatch: the weights or the preprocessing are others.
             WeightsNotFound: there are no weights.
+            QueryError: the collection was made without a text tower.
         """
-        ours = self.identity
-        if self._encoder is None:
-            recorded = self._snapshot.manifest.collection.get("weights")
-            if self._weights is None and recorded and Path(recorded).exists():
-                self._weights = recorded
-            self._encoder = load_encoder(
-                ours.model, weights=self._weights, device=self._device, dtype=self._dtype
-            )
-        if tower == "text" and not ours.text_sha256:
-            raise QueryError(f"{self.path} was made with weights that have no text tower.")
-        theirs = self._encoder.identity
-        shared = ("model", "dim")
-        compared = (
-            (*shared, "text_sha256")
-            if tower == "text"
-            else (*shared, "vision_sha256", "preprocessing", "pooling")
-        )
-        for name in compared:
-            stored, offered = getattr(ours, name), getattr(theirs, name)
-            if stored != offered:
-                raise CollectionMismatch(
-                    f"{self.path} holds {ours.model} rows (dim {ours.dim}) with {name} {stored}; "
-                    f"opened with {theirs.model} (dim {theirs.dim}) and {name} {offered}. "
-                    f"Open it with what made it, or create another collection."
-                )
-        return self._encoder
+        return self._encoder.for_tower(tower, self._snapshot.manifest.collection)
 
     def info(self) -> dict[str, Any]:
         """What is in it, by name, ready for JSON. Needs no weights."""
@@ -556,7 +542,10 @@ class Collection:
 
     def _query_encoder(self) -> QueryEncoder:
         identity = self.identity
-        cache = TextCache(self.path / _CACHE, identity.text_sha256, identity.dim)
+        how_read = identity.text_sha256
+        if self._encoder.long_texts == "split":
+            how_read += " split"
+        cache = TextCache(self.path / _CACHE, how_read, identity.dim)
         return QueryEncoder(cache, self.sampling, self.encoder_for)
 
     # Its index

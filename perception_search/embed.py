@@ -24,6 +24,7 @@ class Assembly:
     """The embeddings of one file while they arrive: unit length in float16, as they are stored."""
 
     path: Path
+    pools_raw_frames: bool = False
     grid: list[NDArray[np.float16]] = field(default_factory=list)
     norms: list[NDArray[np.float32]] = field(default_factory=list)
     pts_seconds: list[NDArray[np.float64]] = field(default_factory=list)
@@ -46,7 +47,8 @@ class Assembly:
         self.norms.append(norms[frames.on_grid])
         self.pts_seconds.append(frames.pts_seconds[frames.on_grid])
         if frames.num_uniform.any():
-            part = frames.num_uniform.astype(np.float64) @ unit
+            counted = embeddings if self.pools_raw_frames else unit
+            part = frames.num_uniform.astype(np.float64) @ counted
             self.uniform_sum = part if self.uniform_sum is None else self.uniform_sum + part
             self.num_uniform += int(frames.num_uniform.sum())
 
@@ -74,6 +76,7 @@ class Assembly:
             segmentation,
             end_seconds=end_seconds,
             cuts=self.item.cuts,
+            lengths=grid.norms if self.pools_raw_frames else None,
         )
         if self.uniform_sum is not None:
             mean = self.uniform_sum / self.num_uniform
@@ -125,12 +128,12 @@ def embedded(
     waiting: collections.deque[list[Step]] = collections.deque()
 
     def batches() -> Iterator[NDArray[np.uint8]]:
-        for steps in _batched(_steps(events, still_levels), encoder.batch_size):
+        for steps in _batched(_steps(events, still_levels, pools_raw), encoder.batch_size):
             waiting.append(steps)
             pixels = [_new_pixels(step) for step in steps if isinstance(step, Pixels)]
             yield pixels[0] if len(pixels) == 1 else np.concatenate([none, *pixels])
 
-    spec = encoder.frame_spec
+    spec, pools_raw = encoder.frame_spec, encoder.identity.pools_raw_frames
     none = np.empty((0, 3, spec.height, spec.width), np.uint8)
     for embeddings in encode_batches(encoder, batches()):
         yield from _taken(waiting.popleft(), embeddings)
@@ -161,13 +164,13 @@ def _difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return float((np.maximum(a, b) - np.minimum(a, b)).mean())
 
 
-def _steps(events: Iterable[Event], still_levels: float) -> Iterator[Step]:
+def _steps(events: Iterable[Event], still_levels: float, pools_raw_frames: bool) -> Iterator[Step]:
     """Events with the assembly they belong to, chunks of frames one by one."""
     open_files: dict[Path, Assembly] = {}
     for event in events:
         match event:
             case Decoded():
-                assembly = open_files.setdefault(event.path, Assembly(event.path))
+                assembly = open_files.setdefault(event.path, Assembly(event.path, pools_raw_frames))
                 if len(event.frames.pixels):
                     is_new = _is_new(event.frames.pixels, assembly.last_pixels, still_levels)
                     if is_new.any():

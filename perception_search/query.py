@@ -79,8 +79,9 @@ class QueryEncoder:
         size = encoder.batch_size
         batches = [pixels[first : first + size] for first in range(0, len(pixels), size)]
         embeddings = np.concatenate(list(encode_batches(encoder, batches)))
-        unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-        return mix([(1.0, frame) for frame in unit])
+        if not encoder.identity.pools_raw_frames:
+            embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        return mix([(1.0, frame) for frame in embeddings])
 
 
 def weigh(part: Any) -> tuple[float, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_search.encoder.protocol import Identity
 from perception_search.segments import Segmentation, cut, windows
 from perception_search.shots import boundaries
 from perception_search.snapshot import Snapshot, check_unit
@@ -22,6 +23,7 @@ def segment_rows(
     *,
     end_seconds: float,
     cuts: Sequence[float] | None,
+    lengths: NDArray[np.float32] | None,
 ) -> list[NewRow]:
     """The segment rows of one video.
 
@@ -31,12 +33,15 @@ def segment_rows(
         segmentation: which stretches.
         end_seconds: where the video ends.
         cuts: when its picture changes at once; None where that is not known.
+        lengths: (T,) of the raw embeddings, where frames are pooled raw; else None.
     """
     by_shots = segmentation.by == "shots"
     shots = boundaries(cuts, embeddings, pts_seconds) if by_shots else ()
     return [
         NewRow("segment", s.embedding, s.norm, s.num_frames, s.start_seconds, s.end_seconds)
-        for s in cut(embeddings, pts_seconds, windows(segmentation, end_seconds, shots))
+        for s in cut(
+            embeddings, pts_seconds, windows(segmentation, end_seconds, shots), lengths=lengths
+        )
     ]
 
 
@@ -72,6 +77,7 @@ def _all_rows(
     columns = (snapshot.items[name].to_pylist() for name in ("content_hash", "duration_seconds"))
     durations = dict(zip(*columns, strict=True))
     total = len(list(snapshot.grids))
+    pools_raw_frames = Identity(**snapshot.manifest.collection["identity"]).pools_raw_frames
     for done, content_hash in enumerate(snapshot.grids, start=1):
         grid = snapshot.grids.of(content_hash)
         check_unit(grid.embeddings.astype(np.float32))
@@ -83,6 +89,7 @@ def _all_rows(
                 grid.pts_seconds, durations.get(content_hash), snapshot.grid_seconds
             ),
             cuts=snapshot.cuts_of(content_hash),
+            lengths=grid.norms if pools_raw_frames else None,
         ):
             yield content_hash, row
         if on_progress is not None:

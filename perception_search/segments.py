@@ -124,7 +124,11 @@ def _by_shots(most_seconds: float, end_seconds: float, shots: Sequence[float]) -
 
 
 def cut(
-    embeddings: NDArray[np.floating], pts_seconds: NDArray[np.float64], wanted: Sequence[Window]
+    embeddings: NDArray[np.floating],
+    pts_seconds: NDArray[np.float64],
+    wanted: Sequence[Window],
+    *,
+    lengths: NDArray[np.float32] | None = None,
 ) -> list[Segment]:
     """The segments at these windows, in order; a window that holds no frame belongs to the
     segment that ends where it begins.
@@ -133,12 +137,15 @@ def cut(
         embeddings: (T, dim) unit embeddings of the grid frames.
         pts_seconds: (T,) their times, ascending.
         wanted: from `windows`.
+        lengths: (T,) what the embeddings are multiplied by before their mean is taken; None for 1.
 
     Raises:
         ValueError: the shapes do not agree.
     """
     if len(embeddings) != len(pts_seconds):
         raise ValueError(f"{len(embeddings)} embeddings but {len(pts_seconds)} times")
+    if lengths is not None:
+        embeddings = embeddings * lengths[:, None]  # float32, from float16
     starts = np.array([window.start_seconds for window in wanted])
     ends = np.array([window.end_seconds for window in wanted])
     firsts = np.searchsorted(pts_seconds, starts - _TINY_SECONDS)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_search.encoder.protocol import Identity
+from perception_search.encoder.protocol import POOLINGS, Identity, Pooling
 from perception_search.frames import FrameSpec
 
 SIZE = 16
@@ -17,14 +17,22 @@ WORDS = ("red", "green", "blue", "dark", "bright")
 class ColourEncoder:
     """Sees mean colours on a 4 x 4 grid; its words are colours. About a millisecond a call."""
 
-    def __init__(self, dim: int = 64, delay_seconds: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        dim: int = 64,
+        delay_seconds: float = 0.0,
+        seed: int = 0,
+        pooling: Pooling = "unit-frames",
+    ) -> None:
         rng = np.random.default_rng(seed)
         self._project = rng.standard_normal((48 + 1, dim)).astype(np.float32)
         self._delay_seconds = delay_seconds
         self.num_frames = 0
         self.num_texts = 0
         digest = hashlib.sha256(self._project.tobytes()).hexdigest()
-        self._identity = Identity("colours", dim, digest, digest, f"squash {SIZE}", "mean")
+        self._identity = Identity(
+            "colours", dim, digest, digest, f"squash {SIZE}", POOLINGS[pooling]
+        )
 
     @property
     def identity(self) -> Identity:

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +13,11 @@ from perception_search.commands.common import (
     FilesOnly,
     Folder,
     Images,
+    LongTexts,
     MinScore,
     Minus,
     NumHits,
+    Projection,
     Videos,
     Weights,
     Where,
@@ -32,9 +34,6 @@ from perception_search.show import (
     say,
     write_page,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()
@@ -63,6 +62,8 @@ def search(
     device: Device = "auto",
     dtype: Dtype = "auto",
     weights: Weights = None,
+    projection: Projection = None,
+    long_texts: LongTexts = "cut",
     as_json: AsJson = False,
 ) -> None:
     """Find pictures and moments of videos by words, by pictures, or by both.
@@ -74,7 +75,14 @@ def search(
     perception-search search photos.ps - < queries.txt
     """
     parts, shown = asked_for(query, text, image, video, minus)
-    collection = open_collection(path, weights=weights, device=device, dtype=dtype)
+    collection = open_collection(
+        path,
+        weights=weights,
+        projection=projection,
+        device=device,
+        dtype=dtype,
+        long_texts=long_texts,
+    )
     how: dict[str, Any] = {
         **parts,
         "k": k,
@@ -123,6 +131,7 @@ def classify(
     labels: Annotated[list[str], typer.Argument(help="What it may show, two or more.")],
     model: Annotated[str, typer.Option(help="As for `create`.")] = "auto",
     weights: Weights = None,
+    projection: Projection = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
@@ -136,7 +145,9 @@ def classify(
     from perception_search.encoder.auto import choose_model, notice_for
 
     name = choose_model(device, weights) if model == "auto" else model
-    encoder: Any = load_encoder(name, weights=weights, device=device, dtype=dtype)
+    encoder: Any = load_encoder(
+        name, weights=weights, projection=projection, device=device, dtype=dtype
+    )
     notice = notice_for(encoder.identity.model)
     if notice:
         say(notice)

@@ -35,6 +35,14 @@ Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or int8.")]
 Weights = Annotated[
     Path | None, typer.Option(help="A file or folder with the model's weights, not the hub.")
 ]
+Projection = Annotated[
+    Path | None,
+    typer.Option(help="A file that has what --weights lacks: the projection, the text tower."),
+]
+LongTexts = Annotated[
+    str,
+    typer.Option(help="What becomes of words beyond what the model reads: cut, or split."),
+]
 Where = Annotated[
     str | None,
     typer.Option(help="A filter over the item columns, in SQL: \"kind = 'video'\"."),

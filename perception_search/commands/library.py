@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from perception_search.commands.common import (
     Folder,
     Length,
     Overlap,
+    Projection,
     Shots,
     Weights,
     Where,
@@ -33,6 +34,7 @@ from perception_search.show import (
 
 if TYPE_CHECKING:
     from perception_search.collection import Collection
+    from perception_search.encoder.protocol import Pooling
     from perception_search.segments import Segmentation
     from perception_search.survey import FileReport
 
@@ -44,6 +46,11 @@ def create(
         str, typer.Option(help="auto, starter, or a PE-Core model; see `models`.")
     ] = "auto",
     weights: Weights = None,
+    projection: Projection = None,
+    pooling: Annotated[
+        str,
+        typer.Option(help="A mean's frames: unit-frames count once, raw-frames by their length."),
+    ] = "unit-frames",
     frames_per_second: Annotated[
         float, typer.Option(help="How many frames a second of a video are looked at.")
     ] = 1.0,
@@ -72,6 +79,8 @@ def create(
         path,
         model=model,
         weights=weights,
+        projection=projection,
+        pooling=cast("Pooling", pooling),
         sampling=Sampling(
             frames_per_second,
             grid="keyframes" if keyframes else "by-time",
@@ -139,6 +148,7 @@ def ingest(
     device: Device = "auto",
     dtype: Dtype = "auto",
     weights: Weights = None,
+    projection: Projection = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring a collection up to date with files and folders; run it again whenever you like.
@@ -160,10 +170,14 @@ def ingest(
     if absent and dry_run:
         raise CollectionNotFound(f"{display(path)} does not exist yet: everything would be new.")
     if absent:
-        collection = Collection.create(path, weights=weights, device=device, dtype=dtype)
+        collection = Collection.create(
+            path, weights=weights, projection=projection, device=device, dtype=dtype
+        )
         _created(collection)
     else:
-        collection = open_collection(path, weights=weights, device=device, dtype=dtype)
+        collection = open_collection(
+            path, weights=weights, projection=projection, device=device, dtype=dtype
+        )
 
     if dry_run:
         plan = collection.survey(

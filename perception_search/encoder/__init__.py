@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception_search.encoder.protocol import Encoder, Identity
+from perception_search.encoder.protocol import Encoder, Identity, Pooling
 
 if TYPE_CHECKING:
     from perception_search.encoder.features import FeatureExtractor
     from perception_search.encoder.perception import PerceptionEncoder
     from perception_search.encoder.starter import StarterEncoder
+    from perception_search.encoder.tokenizer import LongTexts
 
 __all__ = [
     "Encoder",
@@ -43,6 +44,8 @@ def load_encoder(
     projection: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    pooling: Pooling = "unit-frames",
+    long_texts: "LongTexts" = "cut",
 ) -> Encoder:
     """The encoder of a name: `starter`, or a released PE-Core model.
 
@@ -52,16 +55,27 @@ def load_encoder(
         projection: a file that has what `weights` lacks; see `PerceptionEncoder`.
         device: `auto`, `cpu`, `cuda`, `cuda:<n>` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `int8`.
+        pooling: how the frames of a video become one vector: `unit-frames` or `raw-frames`.
+        long_texts: `cut` or `split`; see `PerceptionEncoder`. The starter cuts.
 
     Raises:
         ModelNotFound: for any other name.
+        ValueError: an option that the model does not have.
     """
     if model == "starter":
         from perception_search.encoder.starter import StarterEncoder
 
-        return StarterEncoder(device=device, dtype=dtype)
+        if long_texts != "cut":
+            raise ValueError(f"long_texts={long_texts!r}; the starter cuts")
+        return StarterEncoder(device=device, dtype=dtype, pooling=pooling)
     from perception_search.encoder.perception import PerceptionEncoder
 
     return PerceptionEncoder(
-        model, weights=weights, projection=projection, device=device, dtype=dtype
+        model,
+        weights=weights,
+        projection=projection,
+        device=device,
+        dtype=dtype,
+        pooling=pooling,
+        long_texts=long_texts,
     )

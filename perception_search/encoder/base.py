@@ -18,6 +18,7 @@ from perception_search.encoder.device import (
     choose_dtype,
     float_of,
 )
+from perception_search.encoder.protocol import POOLINGS, Pooling
 from perception_search.errors import MediaError
 from perception_search.frames import FrameSpec, prepare_image
 
@@ -35,18 +36,21 @@ class TorchEncoder(ABC):
         device: `cpu`, `cuda`, `cuda:<n>`, `mps`, or `auto`: the first there is of the three.
         dtype: `auto`, `float32`, `bfloat16` or `int8`.
         batch_size: frames per step; None for what suits the device.
+        pooling: how the frames of a video become one vector; see `pool_frames`.
 
     Raises:
-        ValueError: no such device or dtype, or a batch of no frames.
+        ValueError: no such device, dtype or pooling, or a batch of no frames.
     """
 
-    def __init__(self, device: str, dtype: str, batch_size: int | None) -> None:
+    def __init__(self, device: str, dtype: str, batch_size: int | None, pooling: Pooling) -> None:
         check_device(device, dtype)
+        check_pooling(pooling)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; must be >= 1")
         self._device = device
         self._dtype = dtype
         self._batch_size = batch_size
+        self.pooling = pooling
 
     @property
     @abstractmethod
@@ -140,17 +144,17 @@ class TorchEncoder(ABC):
         return unit(np.concatenate(out))
 
     def encode_video(
-        self, frames: NDArray[np.uint8], *, normalize: bool = True
+        self, frames: NDArray[np.uint8], *, pooling: Pooling | None = None
     ) -> NDArray[np.float32]:
         """The embedding (dim,) of a video: see `pool_frames`.
 
         Args:
             frames: uint8 (T, 3, H, W), RGB, T >= 1.
-            normalize: as the benchmark's retrieval does it; without, its classification.
+            pooling: `unit-frames` or `raw-frames`; None for the encoder's own.
         """
         if not len(frames):
             raise ValueError("a video of 0 frames; at least 1 is needed")
-        return pool_frames(self.encode_frames(frames), normalize=normalize)
+        return pool_frames(self.encode_frames(frames), pooling or self.pooling)
 
     def __call__(
         self, images: "Sequence[Picture]", texts: Sequence[str]
@@ -210,11 +214,28 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return out
 
 
-def pool_frames(embeddings: NDArray[np.float32], *, normalize: bool) -> NDArray[np.float32]:
+def pool_frames(embeddings: NDArray[np.float32], pooling: Pooling) -> NDArray[np.float32]:
     """One vector (..., dim) from raw frame embeddings (..., T, dim).
 
-    With `normalize` the mean of the frames at unit length: it is shorter than 1, and the
-    reference's retrieval benchmark keeps it so. Without, the mean of the raw frames.
+    Both are means, as the reference's `encode_video` takes them (its `pe.py`).
+
+    Args:
+        embeddings: of the frames, of any length.
+        pooling: `unit-frames` is the mean of the frames at unit length; it is shorter than 1,
+            and the reference's retrieval benchmark keeps it so. `raw-frames` is the mean of the
+            frames as they are, then made unit, as the reference's classification benchmark does.
+
+    Raises:
+        ValueError: no such pooling.
     """
-    out: NDArray[np.float32] = (unit(embeddings) if normalize else embeddings).mean(axis=-2)
-    return out
+    check_pooling(pooling)
+    if pooling == "unit-frames":
+        mean: NDArray[np.float32] = unit(embeddings).mean(axis=-2)
+        return mean
+    return unit(embeddings.mean(axis=-2))
+
+
+def check_pooling(pooling: str) -> None:
+    """Raise ValueError unless there is such a pooling."""
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling={pooling!r}; one of {', '.join(POOLINGS)}")

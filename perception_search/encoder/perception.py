@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from perception_search.encoder.base import TorchEncoder, unit
 from perception_search.encoder.config import MODELS, ModelConfig
 from perception_search.encoder.names import resolve_name
-from perception_search.encoder.protocol import Identity
-from perception_search.encoder.tokenizer import tokenize
+from perception_search.encoder.protocol import POOLINGS, Identity, Pooling
+from perception_search.encoder.tokenizer import LongTexts, split, tokenize
 from perception_search.encoder.weights import find_weights, load_tower, tower_sha256
 from perception_search.errors import ModelNotFound
 from perception_search.frames import FrameSpec
@@ -47,6 +47,9 @@ class PerceptionEncoder(TorchEncoder):
         dtype: of the computation. `auto` is bfloat16 where the device computes in it (a CPU needs
             avx512_bf16 or amx_bf16), else float32. `int8` is for a CPU, and an approximation.
         batch_size: frames per step; without it, what suits the device.
+        pooling: how the frames of a video become one vector; see `pool_frames`.
+        long_texts: `cut` drops what a text has beyond the context, with a warning. `split` embeds
+            such a text in pieces, and its embedding is their mean, weighted by their tokens.
 
     Raises:
         ModelNotFound: for a name that is not known, or of a model without text tower.
@@ -62,8 +65,13 @@ class PerceptionEncoder(TorchEncoder):
         device: str = "auto",
         dtype: str = "auto",
         batch_size: int | None = None,
+        pooling: Pooling = "unit-frames",
+        long_texts: LongTexts = "cut",
     ) -> None:
-        super().__init__(device, dtype, batch_size)
+        super().__init__(device, dtype, batch_size, pooling)
+        if long_texts not in ("cut", "split"):
+            raise ValueError(f"long_texts={long_texts!r}; 'cut' or 'split'")
+        self._long_texts = long_texts
         self.config = MODELS[resolve_name(model)]
         if self.config.text is None:
             raise ModelNotFound(
@@ -101,7 +109,7 @@ class PerceptionEncoder(TorchEncoder):
             vision_sha256=tower_sha256(path, self.config, "vision", projection=self._projection),
             text_sha256=tower_sha256(path, self.config, "text", projection=self._projection),
             preprocessing=f"squash to {size}x{size}, bilinear, then RGB in -1..1",
-            pooling="mean of the frames' unit embeddings",
+            pooling=POOLINGS[self.pooling],
         )
 
     @property
@@ -186,11 +194,27 @@ class PerceptionEncoder(TorchEncoder):
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit text embeddings (N, dim), in order. The vision tower is not loaded.
 
-        A text that is longer than the model reads gives a TruncatedTextWarning.
+        A text that is longer than the model reads gives a TruncatedTextWarning, unless it is split.
         """
+        if self._long_texts == "cut":
+            return unit(self._encode_rows(tokenize(texts, self._text_config.context_length)))
+        return self._encode_split(texts)
+
+    def _encode_split(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        context_length = self._text_config.context_length
+        pieces = [split(text, context_length) for text in texts]
+        rows = tokenize([piece for own in pieces for piece in own], context_length)
+        num_tokens = rows.argmax(axis=1) - 1  # start and end do not count, an empty text does
+        embeddings = unit(self._encode_rows(rows)) * np.maximum(num_tokens, 1)[:, None]
+        owners = np.repeat(np.arange(len(texts)), [len(own) for own in pieces])
+        sums = np.zeros((len(texts), self.dim), np.float32)
+        np.add.at(sums, owners, embeddings)
+        return unit(sums)
+
+    def _encode_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Raw embeddings (N, dim) of rows of tokens (N, context_length), in order."""
         import torch
 
-        rows = tokenize(texts, self._text_config.context_length)
         by_length = np.argsort(rows.argmax(axis=1), kind="stable")  # short with short: less padding
         size = 64 if self.device.type == "cpu" else 1024
         out = np.zeros((len(rows), self.dim), np.float32)
@@ -199,7 +223,7 @@ class PerceptionEncoder(TorchEncoder):
             for start in range(0, len(rows), size):
                 part = by_length[start : start + size]
                 out[part] = _numpy(tower(torch.from_numpy(rows[part]).to(self.device)))
-        return unit(out)
+        return out
 
     @cached_property
     def _weights_path(self) -> Path:

@@ -2,12 +2,21 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception_search.decode import FrameSpec
+
+Pooling: TypeAlias = Literal["unit-frames", "raw-frames"]
+POOLINGS: Mapping[Pooling, str] = MappingProxyType(  # as an identity says it
+    {
+        "unit-frames": "mean of the frames' unit embeddings",
+        "raw-frames": "mean of the frames' raw embeddings",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class Identity:
         vision_sha256: SHA-256 of the vision tower's tensors (canonical key order, float32 bytes).
         text_sha256: the same of the text tower; empty where there is none.
         preprocessing: how pixels are made, one line.
-        pooling: how frames become one vector, one line.
+        pooling: how frames become one vector, one line; of `POOLINGS`, or your own.
     """
 
     model: str
@@ -29,6 +38,11 @@ class Identity:
     text_sha256: str
     preprocessing: str
     pooling: str
+
+    @property
+    def pools_raw_frames(self) -> bool:
+        """Whether a frame counts in a mean by its length, instead of once."""
+        return self.pooling == POOLINGS["raw-frames"]
 
     def as_dict(self) -> dict[str, str | int]:
         """The fields by name, ready for JSON."""

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from perception_search import durable
 from perception_search.assets import cache_folder, starter_files, starter_sha256
 from perception_search.encoder.base import TorchEncoder, unit
-from perception_search.encoder.protocol import Identity
+from perception_search.encoder.protocol import POOLINGS, Identity, Pooling
 from perception_search.errors import DownloadError, MissingExtra
 from perception_search.frames import FrameSpec
 
@@ -77,14 +77,19 @@ class StarterEncoder(TorchEncoder):
         device: `cpu`, `cuda`, `cuda:<n>`, `mps`, or `auto`: the first there is of the three.
         dtype: of the image model; `auto` is float32. On a CPU bfloat16 is far slower.
         batch_size: frames per step; without it, what suits the device.
+        pooling: how the frames of a video become one vector; see `pool_frames`.
     """
 
     def __init__(
-        self, device: str = "auto", dtype: str = "auto", batch_size: int | None = None
+        self,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int | None = None,
+        pooling: Pooling = "unit-frames",
     ) -> None:
         if dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"dtype={dtype!r}; the starter takes auto, float32 or bfloat16")
-        super().__init__(device, "float32" if dtype == "auto" else dtype, batch_size)
+        super().__init__(device, "float32" if dtype == "auto" else dtype, batch_size, pooling)
         self._loading = threading.RLock()
         self._vision: tuple[nn.Module, nn.Module] | None = None
         self._text: _MiniLM | None = None
@@ -98,7 +103,7 @@ class StarterEncoder(TorchEncoder):
             vision_sha256=_tower_sha256("vision"),
             text_sha256=_tower_sha256("text"),
             preprocessing=f"squash to {_SIZE}x{_SIZE}, bicubic, then (RGB - 127) / 128",
-            pooling="mean of the frames' unit embeddings",
+            pooling=POOLINGS[self.pooling],
         )
 
     @cached_property

@@ -6,10 +6,10 @@ The vocabulary is the one OpenAI released with CLIP (bpe_simple_vocab_16e6.txt.g
 import gzip
 import html
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from perception_search.errors import PerceptionSearchWarning
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+LongTexts: TypeAlias = Literal["cut", "split"]
 
 START_OF_TEXT = 49406
 END_OF_TEXT = 49407
@@ -57,11 +59,43 @@ def tokenize(texts: Sequence[str], context_length: int) -> NDArray[np.int64]:
     if dropped:
         warnings.warn(
             f"{len(dropped)} of {len(texts)} texts are longer than the {room} tokens this model "
-            f"reads; up to {max(dropped)} tokens at the end do not count: make the texts shorter",
+            f"reads; up to {max(dropped)} tokens at the end do not count: make the texts shorter, "
+            "or have long ones split",
             TruncatedTextWarning,
             stacklevel=3,
         )
     return rows
+
+
+def split(text: str, context_length: int) -> list[str]:
+    """The text in pieces that a row of `context_length` tokens holds; together all its words.
+
+    Pieces end between words; only a word that is longer than a row is cut, into halves until they
+    fit. A text that fits, an empty one too, is one piece.
+    """
+    room = context_length - 2
+    pieces: list[list[str]] = [[]]
+    num_tokens = 0
+    for word, length in _measured(clean(text).split(), room):
+        if pieces[-1] and num_tokens + length > room:
+            pieces.append([])
+            num_tokens = 0
+        pieces[-1].append(word)
+        num_tokens += length
+    return [" ".join(piece) for piece in pieces]
+
+
+def _measured(words: Sequence[str], room: int) -> Iterator[tuple[str, int]]:
+    """Words with their numbers of tokens, those of more than `room` in halves of halves.
+
+    White space always ends a token, so the tokens of words are the tokens of the text.
+    """
+    for word, encoding in zip(words, _bpe().encode_batch(list(words)), strict=True):
+        if len(encoding.ids) <= room or len(word) == 1:
+            yield word, len(encoding.ids)
+        else:
+            half = len(word) // 2
+            yield from _measured([word[:half], word[half:]], room)
 
 
 def clean(text: str) -> str:

@@ -149,16 +149,30 @@ def test_what_is_no_image_is_refused(encoder, tmp_path):
         encoder.encode_images("cat.png")
 
 
-def test_a_video_is_the_mean_of_its_unit_frames(encoder, frames):
+def test_a_video_is_the_mean_of_its_unit_frames_or_the_unit_mean_of_its_raw_ones(encoder, frames):
     embeddings = encoder.encode_frames(frames)
     lengths = [float(np.sqrt(sum(float(x) ** 2 for x in row))) for row in embeddings]
     units = np.stack([row / length for row, length in zip(embeddings, lengths, strict=True)])
     expected = units.sum(axis=0) / 3
     np.testing.assert_allclose(encoder.encode_video(frames), expected, rtol=0, atol=1e-6)
-    raw = encoder.encode_video(frames, normalize=False)
-    np.testing.assert_allclose(raw, embeddings.sum(axis=0) / 3, rtol=0, atol=1e-5)
+    raw = encoder.encode_video(frames, pooling="raw-frames")
+    total = embeddings.sum(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(raw, total / np.sqrt((total**2).sum()), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="pooling='max'; one of unit-frames, raw-frames"):
+        encoder.encode_video(frames, pooling="max")
     with pytest.raises(ValueError, match="a video of 0 frames"):
         encoder.encode_video(frames[:0])
+
+
+def test_an_encoder_has_a_pooling_of_its_own(encoder, frames, t16_files):
+    raw = PerceptionEncoder(
+        NAME, weights=t16_files["safetensors"], dtype="float32", pooling="raw-frames"
+    )
+    assert raw.identity.pooling == "mean of the frames' raw embeddings"
+    expected = encoder.encode_video(frames, pooling="raw-frames")
+    np.testing.assert_allclose(raw.encode_video(frames), expected, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="pooling='max'; one of unit-frames, raw-frames"):
+        PerceptionEncoder(NAME, pooling="max")
 
 
 # Texts and both
@@ -352,6 +366,27 @@ def test_the_provenance_names_device_dtype_and_version(encoder):
         "dtype": "float32",
         "torch": str(torch.__version__),
     }
+
+
+def test_long_texts_can_be_split_into_pieces_whose_mean_counts(encoder, t16_files):
+    splitting = PerceptionEncoder(
+        NAME, weights=t16_files["safetensors"], dtype="float32", long_texts="split"
+    )
+    words = "cat " * 30, "dog " * 15  # a row holds 30 tokens
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        texts = ["a cat", "".join(words), "", words[1] + words[0]]
+        short, long, empty, turned = splitting.encode_text(texts)
+    first, second, other = encoder.encode_text([*words, words[1] + words[0][:60]])
+    expected = 30 * first.astype(np.float64) + 15 * second
+    np.testing.assert_allclose(long, expected / np.linalg.norm(expected), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        [short, empty], encoder.encode_text(["a cat", ""]), rtol=0, atol=1e-5
+    )
+    expected = 30 * other.astype(np.float64) + 15 * encoder.encode_text([words[0][:60]])[0]
+    np.testing.assert_allclose(turned, expected / np.linalg.norm(expected), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="long_texts='drop'; 'cut' or 'split'"):
+        PerceptionEncoder(NAME, long_texts="drop")
 
 
 # The way in

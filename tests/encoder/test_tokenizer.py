@@ -14,6 +14,7 @@ from perception_search.encoder.tokenizer import (
     START_OF_TEXT,
     TruncatedTextWarning,
     clean,
+    split,
     tokenize,
 )
 
@@ -108,3 +109,27 @@ WORDS = """a cat's DOG don't we're I'VE 3.14 42 x_y foo-bar/baz #1! (red) été 
 def test_ids_are_those_of_an_independent_tokenizer(words):
     text = " ".join(words)
     assert ids_of(text) == oracle().encode(clean(text))
+
+
+@given(st.lists(st.text(min_size=1, max_size=60), max_size=12))
+def test_the_pieces_of_a_text_hold_all_of_it_and_fit(words):
+    text = " ".join(words)
+    pieces = split(text, 12)
+    assert "".join(pieces).replace(" ", "") == clean(text).replace(" ", "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TruncatedTextWarning)
+        rows = tokenize(pieces, 12)
+    assert (rows[np.arange(len(rows)), rows.argmax(axis=1)] == END_OF_TEXT).all()
+
+
+def test_a_text_is_split_between_words_and_a_word_only_where_it_fits_no_row():
+    assert split("one two three four five six", 5) == ["one two three", "four five six"]
+    assert split("", 12) == [""]
+    assert split("A  photo\nof a CAT", 12) == ["a photo of a cat"]
+    row = tokenize(["ab cd ef gh"], 16)[0]
+    pieces = tokenize(split("ab cd ef gh", 6), 6)
+    inner = [row[row.nonzero()][1:-1] for row in pieces]
+    assert np.concatenate(inner).tolist() == row[row.nonzero()][1:-1].tolist()
+    halves = split("x" * 400, 32)
+    assert len(halves) > 1
+    assert "".join(halves) == "x" * 400

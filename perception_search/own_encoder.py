@@ -1,0 +1,84 @@
+"""A collection's own encoder: loaded when it is needed, refused where it is another's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perception_search.encoder import Encoder, Identity, load_encoder
+from perception_search.errors import CollectionMismatch, QueryError
+
+if TYPE_CHECKING:
+    from perception_search.encoder.tokenizer import LongTexts
+
+_COMPARED = {
+    "text": ("model", "dim", "text_sha256"),
+    "vision": ("model", "dim", "vision_sha256", "preprocessing", "pooling"),
+}
+
+
+@dataclass
+class OwnEncoder:
+    """How a collection's encoder is loaded this time, and the encoder once it is.
+
+    Attributes:
+        path: of the collection.
+        encoder: the user's own, or the loaded one.
+        weights: a file or folder; None for where they were when the collection was made.
+        projection: likewise, a file that has what `weights` lacks.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        dtype: `auto`, `float32`, `bfloat16` or `int8`.
+        long_texts: `cut` or `split`.
+    """
+
+    path: Path
+    encoder: Encoder | None = None
+    weights: str | Path | None = None
+    projection: str | Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    long_texts: "LongTexts" = "cut"
+
+    def for_tower(self, tower: str, described: Mapping[str, Any]) -> Encoder:
+        """The encoder, after what `tower` needs of it was compared with the collection.
+
+        Args:
+            tower: `vision` or `text`.
+            described: what `collection.json` says.
+
+        Raises:
+            CollectionMismatch: the weights or the preprocessing are others.
+            WeightsNotFound: there are no weights.
+            QueryError: the collection was made without a text tower.
+        """
+        ours = Identity(**described["identity"])
+        if self.encoder is None:
+            self.encoder = load_encoder(
+                ours.model,
+                weights=self.weights or _still_there(described, "weights"),
+                projection=self.projection or _still_there(described, "projection"),
+                device=self.device,
+                dtype=self.dtype,
+                pooling="raw-frames" if ours.pools_raw_frames else "unit-frames",
+                long_texts=self.long_texts,
+            )
+        if tower == "text" and not ours.text_sha256:
+            raise QueryError(
+                f"{self.path} was made with weights that have no text tower, so it is searched by "
+                "pictures; for words create it again with a projection file that has one."
+            )
+        theirs = self.encoder.identity
+        for name in _COMPARED[tower]:
+            stored, offered = getattr(ours, name), getattr(theirs, name)
+            if stored != offered:
+                raise CollectionMismatch(
+                    f"{self.path} holds {ours.model} rows (dim {ours.dim}) with {name} {stored}; "
+                    f"opened with {theirs.model} (dim {theirs.dim}) and {name} {offered}. "
+                    f"Open it with what made it, or create another collection."
+                )
+        return self.encoder
+
+
+def _still_there(described: Mapping[str, Any], name: str) -> str | None:
+    recorded: str | None = described.get(name)
+    return recorded if recorded and Path(recorded).exists() else None
