@@ -1,18 +1,31 @@
-"""PE-Core as open_clip has it, with the same weights as ours; for the comparison environment.
+"""Perception Encoder as other libraries have it, with the same weights as ours.
 
-`make parity-env` makes that environment.
+For the comparison environment, which `make parity-env` makes. Weights are given by the names of the
+release: `visual.` stands before the vision tower's where the file holds a text tower as well. Of
+how many blocks a model is made is seen from them, so that a large one can be tried with a few.
 """
 
 import contextlib
+import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from peer_layouts import (
+    birder_state,
+    num_blocks,
+    open_clip_state,
+    text_tensors,
+    timm_state,
+    vision_tensors,
+)
 from safetensors.torch import save_file
 from torch import Tensor
 
-from perception_search.encoder.config import MODELS
+from perception_search.encoder.config import MODELS, ModelConfig
 from perception_search.encoder.towers import TextTower, VisionTower
 
 OPEN_CLIP_NAMES = {  # the release's -> open_clip's
@@ -22,32 +35,35 @@ OPEN_CLIP_NAMES = {  # the release's -> open_clip's
     "PE-Core-L14-336": "PE-Core-L-14-336",
     "PE-Core-G14-448": "PE-Core-bigG-14-448",
 }
+TIMM_NAMES = {  # transformers has no model of its own: it wraps timm's
+    "PE-Core-T16-384": "vit_pe_core_tiny_patch16_384",
+    "PE-Core-S16-384": "vit_pe_core_small_patch16_384",
+    "PE-Core-B16-224": "vit_pe_core_base_patch16_224",
+    "PE-Core-L14-336": "vit_pe_core_large_patch14_336",
+    "PE-Core-G14-448": "vit_pe_core_gigantic_patch14_448",
+    "PE-Lang-L14-448": "vit_pe_lang_large_patch14_448",
+    "PE-Lang-G14-448": "vit_pe_lang_gigantic_patch14_448",
+    "PE-Spatial-T16-512": "vit_pe_spatial_tiny_patch16_512",
+    "PE-Spatial-S16-512": "vit_pe_spatial_small_patch16_512",
+    "PE-Spatial-B16-512": "vit_pe_spatial_base_patch16_512",
+    "PE-Spatial-L14-448": "vit_pe_spatial_large_patch14_448",
+    "PE-Spatial-G14-448": "vit_pe_spatial_gigantic_patch14_448",
+}
+BIRDER_NAMES = {
+    "PE-Core-S16-384": "rope_i_vit_s16_pn_aps_c1",
+    "PE-Core-B16-224": "rope_i_vit_b16_pn_aps_c1",
+    "PE-Core-L14-336": "rope_i_vit_l14_pn_aps_c1",
+    "PE-Spatial-T16-512": "rope_i_vit_reg1_t16_pn_npn_avg_c1",
+    "PE-Spatial-S16-512": "rope_i_vit_reg1_s16_pn_npn_avg_c1",
+    "PE-Spatial-B16-512": "rope_i_vit_reg1_b16_pn_npn_avg_c1",
+}
 
 _NMS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_PARTS = {  # of a vision tensor's name, the release's -> timm's, in this order
-    "transformer.resblocks": "blocks",
-    "conv1": "patch_embed.proj",
-    "class_embedding": "cls_token",
-    "positional_embedding": "pos_embed",
-    "ln_pre": "norm_pre",
-    "ln_post": "norm",
-    "attn_pool.attn.out_proj": "attn_pool.proj",
-    "attn_pool.probe": "attn_pool.latent",
-    "attn_pool.layernorm": "attn_pool.norm",
-    "attn.in_proj_": "attn.qkv.",
-    "attn.out_proj": "attn.proj",
-    "ln_1": "norm1",
-    "ln_2": "norm2",
-    "c_fc": "fc1",
-    "c_proj": "fc2",
-}
 
 
 def import_open_clip() -> Any:
-    """open_clip; it needs torchvision, whose own operators a CPU build of torch may not have."""
-    for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):  # declared already
-            torch.library.define(f"torchvision::{name}", _NMS)
+    """open_clip, which needs torchvision."""
+    _declare_torchvision_operators()
     import open_clip
 
     return open_clip
@@ -60,11 +76,17 @@ def open_clip_model(name: str, tensors: Mapping[str, Tensor]) -> Any:
         name: as released.
         tensors: by the names of the release. Without a text tower open_clip's stays random.
     """
-    model = import_open_clip().create_model(OPEN_CLIP_NAMES[name], pretrained=None)
-    state = open_clip_state(tensors)
-    missing, extra = model.load_state_dict(state, strict=False)
-    has_text = any(key.startswith("text.") for key in state)
-    missing = [key for key in missing if has_text or key.startswith("visual.")]
+    open_clip = import_open_clip()
+    import timm
+
+    text = text_tensors(tensors)
+    config = open_clip.get_model_config(OPEN_CLIP_NAMES[name])["text_cfg"]
+    config["layers"] = num_blocks(text) if text else config["layers"]
+    few = functools.partial(timm.create_model, depth=num_blocks(vision_tensors(tensors)))
+    with mock.patch.object(timm, "create_model", few):  # open_clip has no option for it
+        model = open_clip.create_model(OPEN_CLIP_NAMES[name], pretrained=None, text_cfg=config)
+    missing, extra = model.load_state_dict(open_clip_state(tensors), strict=False, assign=True)
+    missing = [key for key in missing if text or key.startswith("visual.")]
     assert not missing, missing[:3]
     assert not extra, extra[:3]
     return model.float().eval()
@@ -82,19 +104,82 @@ def open_clip_transform(name: str) -> Any:
     )
 
 
-def random_weights(name: str, path: Path, *, with_text: bool = False) -> dict[str, Tensor]:
+def timm_model(name: str, tensors: Mapping[str, Tensor]) -> Any:
+    """timm's vision tower with these weights, ready for inference, in float32.
+
+    Pixels (B, 3, H, W) in -1..1 become raw embeddings: the projection is its head. The models
+    without projection pool by the mean of the patches, as only timm does.
+    """
+    _declare_torchvision_operators()
+    import timm
+
+    vision = vision_tensors(tensors)
+    model = timm.create_model(
+        TIMM_NAMES[name],
+        num_classes=MODELS[name].vision.output_dim or 0,
+        depth=num_blocks(vision),
+    )
+    model.load_state_dict(timm_state(vision), assign=True)
+    return model.float().eval()
+
+
+def birder_model(name: str, tensors: Mapping[str, Tensor]) -> Any:
+    """birder's vision tower with these weights, ready for inference, in float32.
+
+    Its `embedding` gives pooled vectors, before the projection, which birder leaves out.
+    """
+    _declare_torchvision_operators()
+    from birder.model_registry import registry
+
+    vision = vision_tensors(tensors)
+    size = MODELS[name].vision.image_size
+    depth = {"num_layers": num_blocks(vision)}
+    model = registry.net_factory(BIRDER_NAMES[name], 0, config=depth, size=(size, size))
+    model.load_state_dict(birder_state(vision), assign=True)
+    return model.float().eval()
+
+
+def transformers_model(name: str, tensors: Mapping[str, Tensor]) -> Any:
+    """transformers' wrapper of timm's vision tower, ready for inference, in float32.
+
+    Its `pooler_output` is pooled vectors, before the projection, for which it has no place; its
+    `last_hidden_state` is all tokens behind the last norm.
+    """
+    _declare_torchvision_operators()
+    from transformers import TimmWrapperConfig, TimmWrapperModel
+
+    vision = vision_tensors(tensors)
+    state = {key: t for key, t in timm_state(vision).items() if not key.startswith("head.")}
+    model = TimmWrapperModel(
+        TimmWrapperConfig(architecture=TIMM_NAMES[name], model_args={"depth": num_blocks(vision)})
+    )
+    model.load_state_dict(state, assign=True)
+    return model.float().eval()
+
+
+def random_weights(
+    name: str, path: Path, *, with_text: bool = False, depth: int | None = None
+) -> dict[str, Tensor]:
     """Seeded towers under the names of the release, written to `path` as well.
 
     Of a size that keeps different inputs different: all embeddings alike would prove nothing.
+
+    Args:
+        name: as released.
+        path: of the safetensors file.
+        with_text: the text tower as well.
+        depth: blocks of each tower at most; None for as many as were released.
     """
     generator = torch.Generator().manual_seed(0)
+    config = shallow(MODELS[name], depth)
+    prefix = "visual." if config.text else ""
     with torch.device("meta"):
         shapes = {
-            f"visual.{key}": value
-            for key, value in VisionTower(MODELS[name].vision).state_dict().items()
+            f"{prefix}{key}": value
+            for key, value in VisionTower(config.vision).state_dict().items()
         }
-        if with_text:
-            shapes |= TextTower(MODELS[name].text).state_dict()
+        if with_text and config.text:
+            shapes |= TextTower(config.text).state_dict()
     tensors = {}
     for key, shape in shapes.items():
         values = torch.randn(shape.shape, generator=generator)
@@ -113,27 +198,20 @@ def random_weights(name: str, path: Path, *, with_text: bool = False) -> dict[st
     return tensors
 
 
-def open_clip_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors named as released, under open_clip's names: timm's vision tower, the same texts."""
-    state: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("visual."):
-            vision = _timm_tensors(name.removeprefix("visual."), tensor)
-            state |= {f"visual.trunk.{key}": value for key, value in vision.items()}
-        else:
-            state[name if name == "logit_scale" else f"text.{name}"] = tensor
-    return state
+def shallow(config: ModelConfig, depth: int | None) -> ModelConfig:
+    """The model with so many blocks in each tower at most, of their full width."""
+    vision, text = config.vision, config.text
+    if depth is None:
+        return config
+    return replace(
+        config,
+        vision=replace(vision, depth=min(vision.depth, depth)),
+        text=text and replace(text, depth=min(text.depth, depth)),
+    )
 
 
-def _timm_tensors(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    if name == "proj":  # (D, O), used as x @ proj
-        return {"head.weight": tensor.T.contiguous(), "head.bias": torch.zeros(tensor.shape[1])}
-    if name.startswith("attn_pool.attn.in_proj_"):
-        kind = name.removeprefix("attn_pool.attn.in_proj_")
-        width = len(tensor) // 3
-        return {f"attn_pool.q.{kind}": tensor[:width], f"attn_pool.kv.{kind}": tensor[width:]}
-    if name in ("class_embedding", "positional_embedding"):
-        tensor = tensor.reshape(1, -1, tensor.shape[-1])  # (1, N, D)
-    for ours, theirs in _PARTS.items():
-        name = name.replace(ours, theirs)
-    return {name: tensor}
+def _declare_torchvision_operators() -> None:
+    """All of them import torchvision, whose own operators a CPU build of torch may not have."""
+    for name in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):  # declared already
+            torch.library.define(f"torchvision::{name}", _NMS)
