@@ -6,9 +6,7 @@ What comes from a worker is not trusted: lengths and shapes are checked before m
 import contextlib
 import functools
 import json
-import os
 import signal
-import site
 import subprocess
 import sys
 import tempfile
@@ -16,13 +14,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception_search import decode_messages
+from perception_search.child_process import child_environment, signal_name
 from perception_search.decode_limits import KERNEL_LIMITS_MEMORY, num_cores, resident_bytes
 from perception_search.errors import MissingExtra, PerceptionSearchError
 
@@ -134,7 +132,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._log,
             bufsize=_READ_BUFFER_BYTES,
-            env=_environment(),
+            env=child_environment(),
         )
         _watchdog().add(self)
 
@@ -238,7 +236,7 @@ class WorkerProcess:
         if code == -getattr(signal, "SIGKILL", 9):  # the kernel's, when memory runs out
             return WorkerDied("out_of_memory", "the system ended its decoder, out of memory?")
         if code < 0:
-            return WorkerDied("crashed", f"its decoder crashed ({_signal_name(-code)})")
+            return WorkerDied("crashed", f"its decoder crashed ({signal_name(-code)})")
         return WorkerDied("crashed", f"its decoder ended by itself (exit code {code})")
 
     def watch(self, waited_seconds: float, *, look_at_memory: bool) -> None:
@@ -340,23 +338,3 @@ class _Watchdog:
 @functools.cache
 def _watchdog() -> _Watchdog:
     return _Watchdog()
-
-
-def _environment() -> dict[str, str]:
-    """The worker's environment: this very package, one thread for every library."""
-    environment = dict(os.environ)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment[name] = "1"
-    # -P keeps the current folder (and a random.py in it) out; a checkout must then be named.
-    home = str(Path(__file__).resolve().parents[1])
-    if home not in [*site.getsitepackages(), site.getusersitepackages()]:
-        others = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = home + (os.pathsep + others if others else "")
-    return environment
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -469,7 +469,7 @@ def test_what_the_caller_raises_reaches_the_caller(tmp_path, started, who):
 
 def test_a_worker_that_cannot_start_is_told_plainly(tmp_path, monkeypatch):
     path = picture(tmp_path / "a.png")
-    monkeypatch.setattr(decode_process, "_environment", lambda: {"PYTHONPATH": str(tmp_path)})
+    monkeypatch.setattr(decode_process, "child_environment", lambda: {"PYTHONPATH": str(tmp_path)})
     (tmp_path / "PIL").mkdir()
     (tmp_path / "PIL" / "__init__.py").write_text("raise ImportError('no Pillow today')")
     with (
@@ -481,14 +481,14 @@ def test_a_worker_that_cannot_start_is_told_plainly(tmp_path, monkeypatch):
 
 def test_a_missing_backend_is_told_plainly(tmp_path, monkeypatch):
     path = picture(tmp_path / "a.png")
-    real = decode_process._environment
+    real = decode_process.child_environment
     (tmp_path / "torchcodec").mkdir()
     (tmp_path / "torchcodec" / "__init__.py").write_text("raise OSError('libcudart.so.13')")
 
     def environment():
         return real() | {"PYTHONPATH": os.pathsep.join([str(tmp_path), HOME])}
 
-    monkeypatch.setattr(decode_process, "_environment", environment)
+    monkeypatch.setattr(decode_process, "child_environment", environment)
     with (
         DecodePool(SPEC, num_workers=1, video_backend="torchcodec") as pool,
         pytest.raises(MissingExtra, match=r"perception-search\[video\].*libcudart"),
