@@ -42,6 +42,12 @@ class VisionConfig:
         return self.image_size // self.patch_size
 
     @property
+    def preprocessing(self) -> str:
+        """How a picture becomes what the tower takes, one line."""
+        size = self.image_size
+        return f"squash to {size}x{size}, bilinear, then RGB in -1..1"
+
+    @property
     def num_tokens(self) -> int:
         """Tokens of one image at `image_size`, the class token included."""
         return self.grid_size**2 + self.class_token

@@ -102,13 +102,12 @@ class PerceptionEncoder(TorchEncoder):
             WeightsMismatch: the weights are not this model's.
         """
         path = self._weights_path
-        size = self.config.vision.image_size
         return Identity(
             model=self.config.name,
             dim=self.dim,
             vision_sha256=tower_sha256(path, self.config, "vision", projection=self._projection),
             text_sha256=tower_sha256(path, self.config, "text", projection=self._projection),
-            preprocessing=f"squash to {size}x{size}, bilinear, then RGB in -1..1",
+            preprocessing=self.config.vision.preprocessing,
             pooling=POOLINGS[self.pooling],
         )
 
