@@ -36,7 +36,7 @@ $(VENV)/demo: $(VENV)/torch pyproject.toml
 	touch $@
 
 $(VENV)/test: $(VENV)/demo
-	$(PIP) --constraint constraints.txt --editable '.[$(FAISS),starter,video,heif,export,dev]'
+	$(PIP) --constraint constraints.txt --editable '.[$(FAISS),starter,video,heif,export,onnx,dev]'
 	touch $@
 
 demo: $(VENV)/demo
