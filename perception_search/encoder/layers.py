@@ -81,13 +81,17 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
         self.int8_in_proj: Int8Linear | None = None
 
-    def forward(self, x: Tensor, turns: Tensor | None = None) -> Tensor:
-        """Attended tokens; `turns` is what `turns_of` gives, for (N, d / 2) angles."""
+    def heads(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of tokens (B, N, D), before any rotation: (B, N, 3, H, d)."""
         if self.int8_in_proj is None:
             qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         else:
             qkv = self.int8_in_proj(x)
-        qkv = qkv.view(*x.shape[:2], 3, self.num_heads, -1)  # (B, N, 3, H, d)
+        return qkv.view(*x.shape[:2], 3, self.num_heads, -1)
+
+    def forward(self, x: Tensor, turns: Tensor | None = None) -> Tensor:
+        """Attended tokens; `turns` is what `turns_of` gives, for (N, d / 2) angles."""
+        qkv = self.heads(x)  # (B, N, 3, H, d)
         qk, v = qkv[:, :, :2], qkv[:, :, 2]
         if turns is not None:
             qk = rotate(qk, turns[:, None, None])  # the same for q and k and every head
