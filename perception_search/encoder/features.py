@@ -18,6 +18,7 @@ from perception_search.encoder.config import MODELS
 from perception_search.encoder.device import check_device, choose_device, choose_dtype, float_of
 from perception_search.encoder.names import resolve_name
 from perception_search.encoder.weights import find_weights, load_tower
+from perception_search.errors import ModelNotFound
 from perception_search.frames import FrameSpec
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class FeatureExtractor:
         check_device(device, dtype)
         if dtype == "int8":
             raise ValueError("dtype='int8'; features are float32 or bfloat16")
+        if model == "starter":
+            raise ModelNotFound(
+                "the starter model has no token features; the others have: perception-search models"
+            )
         released = MODELS[resolve_name(model)]
         self.config = replace(released, vision=replace(released.vision, output_dim=None))
         self._weights = None if weights is None else find_weights(released.name, weights)
@@ -119,6 +124,12 @@ class FeatureExtractor:
             MediaError: a file is not a picture that can be read.
             ValueError: such a size or layer does not exist.
         """
+        depth = self.config.vision.depth
+        if not -depth <= layer < depth:  # told before the weights are read
+            raise ValueError(
+                f"layer={layer}; {self.config.name} has blocks 0 to {depth - 1}, "
+                "and negative numbers count from the end"
+            )
         return self._encoded(
             images,
             size,
@@ -140,10 +151,7 @@ class FeatureExtractor:
         What birder calls detection features. The arguments are those of `encode_tokens`.
         """
         tokens = self.encode_tokens(images, size=size, layer=layer, norm=norm, class_token=False)
-        height, width = self.grid(size)
-        return np.ascontiguousarray(
-            tokens.transpose(0, 2, 1).reshape(len(tokens), -1, height, width)
-        )
+        return map_of(tokens, self.grid(size))
 
     def encode_pooled(
         self, images: "Sequence[Picture]", *, size: tuple[int, int] | None = None
@@ -163,19 +171,26 @@ class FeatureExtractor:
 
     def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Rows and columns of patches at a size (height, width); None for the model's own."""
-        height, width = self._frame_size(size)
+        spec = self.frame_spec(size)
         patch = self.config.vision.patch_size
-        return height // patch, width // patch
+        return spec.height // patch, spec.width // patch
 
-    def _frame_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+    def frame_spec(self, size: tuple[int, int] | None = None) -> FrameSpec:
+        """The pixels that are encoded at a size (height, width); None for the model's own.
+
+        An array of just these pixels is encoded as it is.
+
+        Raises:
+            ValueError: not multiples of the patch size.
+        """
         vision = self.config.vision
         height, width = size or (vision.image_size, vision.image_size)
         if height < 1 or width < 1 or height % vision.patch_size or width % vision.patch_size:
             raise ValueError(
-                f"size={height} x {width}; both must be multiples of the patch size, "
-                f"{vision.patch_size}"
+                f"size={height} x {width}; both must be multiples of the patch size of "
+                f"{self.config.name}, {vision.patch_size}"
             )
-        return height, width
+        return FrameSpec(height=height, width=width, fast_jpeg=False)
 
     def _encoded(
         self,
@@ -191,8 +206,7 @@ class FeatureExtractor:
             raise TypeError(f"images is one path, {str(images)!r}; pass a list")
         if not len(images):
             raise ValueError("no pictures; pass at least one")
-        height, width = self._frame_size(size)
-        spec = FrameSpec(height=height, width=width, fast_jpeg=False)
+        spec = self.frame_spec(size)
         rows, columns = self.grid(size)
         step = max(1, _TOKENS_PER_BATCH // (rows * columns))
         out = []
@@ -205,3 +219,10 @@ class FeatureExtractor:
                 features = encode(self.tower, to_unit_range(batch, float_of(self.dtype)))
                 out.append(features.float().cpu().numpy())
         return np.concatenate(out)
+
+
+def map_of(tokens: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
+    """The maps (N, width, rows, columns) of tokens (N, T, width); a class token is left out."""
+    rows, columns = grid
+    patches = tokens[:, -rows * columns :]  # (N, rows * columns, D)
+    return np.ascontiguousarray(patches.transpose(0, 2, 1).reshape(len(tokens), -1, rows, columns))
