@@ -45,7 +45,7 @@ def choose_dtype(dtype: str, device: "torch.device") -> str:
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        fast = bool(cpu_flags() & {"avx512_bf16", "amx_bf16"}) and device.type == "cpu"
+        fast = computes_in_bfloat16() and device.type == "cpu"
     return "bfloat16" if fast else "float32"
 
 
@@ -54,6 +54,11 @@ def float_of(dtype: str) -> "torch.dtype":
     import torch
 
     return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether the CPU has instructions for it, instead of emulating it."""
+    return bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
 
 
 @cache

@@ -4,13 +4,9 @@ After the reference's `pe.py` and `rope.py` (facebookresearch/perception_models)
 N tokens, D width, H heads, d = D / H.
 """
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from perception_search.encoder.device import cpu_flags
 
 LAYER_NORM_EPS = 1e-5
 _ROPE_BASE = 10000.0
@@ -79,14 +75,14 @@ class Attention(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
         self.out_proj = nn.Linear(width, width)
-        self.int8_in_proj: Int8Linear | None = None
+        self.in_proj: nn.Module | None = None  # in the place of both, where a CPU has a faster one
 
     def heads(self, x: Tensor) -> Tensor:
         """Queries, keys and values of tokens (B, N, D), before any rotation: (B, N, 3, H, d)."""
-        if self.int8_in_proj is None:
+        if self.in_proj is None:
             qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         else:
-            qkv = self.int8_in_proj(x)
+            qkv = self.in_proj(x)
         return qkv.view(*x.shape[:2], 3, self.num_heads, -1)
 
     def forward(self, x: Tensor, turns: Tensor | None = None) -> Tensor:
@@ -205,42 +201,3 @@ class AttentionPool(nn.Module):
         x = self.attn(self.probe, x)
         out: Tensor = x + self.mlp(self.layernorm(x))
         return out
-
-
-class Int8Linear(nn.Module):
-    """A linear layer on a CPU with int8 weights (one scale per output) and int8 inputs.
-
-    Inputs are quantised as they come, with one scale per call.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        scales = (weight.abs().amax(dim=1).double() / 127).clamp_min(1e-12)
-        zeros = torch.zeros(len(weight), dtype=torch.int64)
-        with warnings.catch_warnings():  # torch moves these to torchao, which is another package
-            warnings.simplefilter("ignore", UserWarning)
-            quantised = torch.quantize_per_channel(
-                weight.float(), scales, zeros, axis=0, dtype=torch.qint8
-            )
-        self.packed = torch.ops.quantized.linear_prepack(quantised, bias.float())
-        # Without these instructions sums of two 8-bit products overflow 16 bits: give up one bit.
-        self.reduce_range = not cpu_flags() & {"avx512_vnni", "avx_vnni"}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Float32 (..., inputs) -> float32 (..., outputs)."""
-        out: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, self.reduce_range)
-        return out
-
-
-def to_int8(tower: nn.Module) -> None:
-    """Put int8 layers in the place of every linear layer of the tower's blocks, in place.
-
-    Pooling, norms, embeddings and projections stay float32: they are small and decide the most.
-    """
-    for block in [module for module in tower.modules() if isinstance(module, Block)]:
-        attn, mlp = block.attn, block.mlp
-        attn.int8_in_proj = Int8Linear(attn.in_proj_weight, attn.in_proj_bias)
-        del attn.in_proj_weight, attn.in_proj_bias
-        attn.out_proj = Int8Linear(attn.out_proj.weight, attn.out_proj.bias)  # type: ignore[assignment]
-        mlp.c_fc = Int8Linear(mlp.c_fc.weight, mlp.c_fc.bias)  # type: ignore[assignment]
-        mlp.c_proj = Int8Linear(mlp.c_proj.weight, mlp.c_proj.bias)  # type: ignore[assignment]

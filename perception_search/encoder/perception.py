@@ -87,6 +87,7 @@ class PerceptionEncoder(TorchEncoder):
         self._loading = threading.RLock()
         self._vision: VisionTower | None = None
         self._text: TextTower | None = None
+        self._num_text_calls = 0
 
     @staticmethod
     def available() -> tuple[ModelConfig, ...]:
@@ -140,7 +141,7 @@ class PerceptionEncoder(TorchEncoder):
                     dtype=self._float,
                     projection=self._projection,
                 )
-                self._finish(self._vision)
+                self._quicken(self._vision)
             return self._vision
 
     @property
@@ -156,7 +157,8 @@ class PerceptionEncoder(TorchEncoder):
                     dtype=self._float,
                     projection=self._projection,
                 )
-                self._finish(self._text)
+                if self.dtype == "int8":
+                    self._quicken(self._text)
             return self._text
 
     @property
@@ -217,22 +219,36 @@ class PerceptionEncoder(TorchEncoder):
         by_length = np.argsort(rows.argmax(axis=1), kind="stable")  # short with short: less padding
         size = 64 if self.device.type == "cpu" else 1024
         out = np.zeros((len(rows), self.dim), np.float32)
-        tower = self.text
+        tower = self._text_tower()
         with torch.inference_mode():
             for start in range(0, len(rows), size):
                 part = by_length[start : start + size]
                 out[part] = _numpy(tower(torch.from_numpy(rows[part]).to(self.device)))
         return out
 
+    def _text_tower(self) -> "TextTower":
+        """The text tower; quickened at the second call, since that takes longer than one query."""
+        tower = self.text
+        with self._loading:
+            self._num_text_calls += 1
+            if self._num_text_calls == 2 and self.dtype != "int8":
+                self._quicken(tower)
+        return tower
+
     @cached_property
     def _weights_path(self) -> Path:
         return self._weights or find_weights(self.config.name)
 
-    def _finish(self, tower: "VisionTower | TextTower") -> None:
-        if self.dtype == "int8":
-            from perception_search.encoder.layers import to_int8
+    def _quicken(self, tower: "VisionTower | TextTower") -> None:
+        """Give a tower the fastest linear layers that its dtype has on a CPU."""
+        if self.device.type != "cpu":
+            return
+        from perception_search.encoder.cpu_linear import can_pack, to_int8, to_packed
 
+        if self.dtype == "int8":
             to_int8(tower)
+        elif can_pack(self._float):
+            to_packed(tower)
 
 
 def _numpy(tensor: "torch.Tensor") -> NDArray[np.float32]:

@@ -11,7 +11,9 @@ from synthetic import T16, tower_state
 
 from perception_search.encoder import Encoder, PerceptionEncoder, load_encoder, perception
 from perception_search.encoder.config import MODELS
+from perception_search.encoder.cpu_linear import can_pack
 from perception_search.encoder.tokenizer import TruncatedTextWarning
+from perception_search.encoder.towers import VisionTower
 from perception_search.errors import MediaError, ModelNotFound, WeightsMismatch, WeightsNotFound
 from perception_search.frames import FrameSpec, prepare_image
 
@@ -278,9 +280,25 @@ def test_the_identity_does_not_depend_on_container_or_dtype(t16_files, encoder):
     assert other.identity == encoder.identity
 
 
+def test_the_text_tower_is_quickened_at_its_second_use_and_says_the_same(t16_files):
+    for dtype, least in (("float32", 0.999999), ("bfloat16", 0.9999)):
+        own = PerceptionEncoder(NAME, weights=t16_files["safetensors"], device="cpu", dtype=dtype)
+        first = own.encode_text(["a cat"])
+        plain = [name for name, _ in own.text.named_modules() if name.endswith("in_proj")]
+        second, third = own.encode_text(["a cat"]), own.encode_text(["a cat"])
+        packed = [name for name, _ in own.text.named_modules() if name.endswith("in_proj")]
+        assert (len(plain), len(packed)) == (
+            0,
+            12 if can_pack(own.text.positional_embedding.dtype) else 0,
+        )
+        assert cosines(first, second).min() >= least
+        assert np.array_equal(second, third)
+
+
 def test_a_file_without_texts_embeds_images_only(tmp_path, frames, encoder):
-    bare = tower_state(encoder.vision)
-    torch.save({name: encoder.vision.state_dict()[name] for name in bare}, tmp_path / "vision.pt")
+    with torch.device("meta"):
+        bare = tower_state(VisionTower(T16.vision), "visual.")
+    torch.save(bare, tmp_path / "vision.pt")
     images_only = PerceptionEncoder(NAME, weights=tmp_path / "vision.pt", device="cpu")
     assert images_only.identity.vision_sha256 == encoder.identity.vision_sha256
     assert images_only.identity.text_sha256 == ""
@@ -339,7 +357,8 @@ def test_auto_is_the_best_device_there_is(monkeypatch):
     assert PerceptionEncoder(NAME).device == torch.device("cpu")
 
 
-def test_the_batch_size_suits_the_device_unless_it_is_given():
+def test_the_batch_size_suits_the_device_unless_it_is_given(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert PerceptionEncoder(NAME, device="cpu").batch_size == max(4, torch.get_num_threads())
     assert PerceptionEncoder("PE-Core-B16-224", device="cuda").batch_size == 256
     assert PerceptionEncoder("PE-Core-G14-448", device="cuda").batch_size == 64

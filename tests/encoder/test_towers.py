@@ -5,7 +5,8 @@ from golden import recipe
 from synthetic import MINI_CLS, MINI_LANG, MINI_NOCLS, tower_state
 
 from perception_search.encoder.base import pool_frames, unit
-from perception_search.encoder.layers import Int8Linear, rope_angles, rotate, to_int8
+from perception_search.encoder.cpu_linear import Int8Linear, can_pack, to_int8, to_packed
+from perception_search.encoder.layers import rope_angles, rotate
 from perception_search.encoder.towers import TextTower, VisionTower
 
 MINI = {"mini_cls": MINI_CLS, "mini_nocls": MINI_NOCLS}
@@ -196,3 +197,19 @@ def test_int8_towers_keep_close_to_float32(model):
         to_int8(tower)
         cosines = torch.nn.functional.cosine_similarity(tower(given), exact)
         assert cosines.min() > 0.995
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_towers_give_the_same_numbers(model, dtype):
+    if not can_pack(dtype):
+        pytest.skip(f"this processor has no packed layers of {dtype}")
+    rows = token_rows(MINI[model].text.context_length)
+    for tower, given in ((vision(model), native(model).to(dtype)), (text(model), rows)):
+        tower = tower.to(dtype)
+        plain = tower(given)
+        to_packed(tower)
+        assert not any(
+            name.endswith("in_proj_weight") for name, _ in tower.transformer.named_parameters()
+        )
+        close(tower(given).numpy(), plain.numpy(), atol=1e-5 if dtype == torch.float32 else 2e-2)
