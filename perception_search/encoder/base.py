@@ -1,4 +1,4 @@
-"""What the encoders of this package have in common: pictures, videos, labels, one device.
+"""What the encoders of this package have in common: pictures, videos, labels, devices.
 
 Knows no network: those who inherit it make embeddings of frames and of texts.
 """
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_search.encoder.device import (
-    check_device,
-    choose_device,
+    check_devices,
+    choose_devices,
     choose_dtype,
+    described,
     float_of,
 )
 from perception_search.encoder.protocol import POOLINGS, Pooling
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 
 
 class TorchEncoder(ABC):
-    """An `Encoder` on one device, with the ways in that need no collection.
+    """An `Encoder` in torch, with the ways in that need no collection.
 
     Args:
-        device: `cpu`, `cuda`, `cuda:<n>`, `mps`, or `auto`: the first there is of the three.
+        device: `cpu`, `cuda`, `cuda:<n>`, `mps`, or `auto`: the first there is of cuda, mps, cpu.
+            Several have commas between, and `cuda:*` is every GPU.
         dtype: `auto`, `float32`, `bfloat16` or `int8`.
         batch_size: frames per step; None for what suits the device.
         pooling: how the frames of a video become one vector; see `pool_frames`.
@@ -43,7 +45,7 @@ class TorchEncoder(ABC):
     """
 
     def __init__(self, device: str, dtype: str, batch_size: int | None, pooling: Pooling) -> None:
-        check_device(device, dtype)
+        check_devices(device, dtype)
         check_pooling(pooling)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; must be >= 1")
@@ -86,9 +88,14 @@ class TorchEncoder(ABC):
         """Frames that keep a GPU busy."""
 
     @cached_property
+    def devices(self) -> "tuple[torch.device, ...]":
+        """What frames are shared out to."""
+        return choose_devices(self._device, self._dtype)
+
+    @property
     def device(self) -> "torch.device":
-        """Where the networks are."""
-        return choose_device(self._device, self._dtype)
+        """Where the networks of this process are: the first of the devices."""
+        return self.devices[0]
 
     @property
     def batch_size(self) -> int:
@@ -103,13 +110,11 @@ class TorchEncoder(ABC):
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """Device, dtype and versions."""
+        """Devices, dtype and versions."""
         import torch
 
-        device = str(self.device)
-        if self.device.type == "cuda":
-            device += f" ({torch.cuda.get_device_name(self.device)})"
-        return {"device": device, "dtype": self.dtype, "torch": str(torch.__version__)}
+        devices = ", ".join(map(described, self.devices))
+        return {"device": devices, "dtype": self.dtype, "torch": str(torch.__version__)}
 
     def encode_stream(
         self, batches: "Iterable[NDArray[np.uint8]]"
@@ -205,6 +210,14 @@ def picture_pixels(image: "Picture", spec: FrameSpec) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # picture files raise anything
         raise MediaError("unreadable", f"{image} cannot be read: {error}") from error
+
+
+def check_pixels(pixels: NDArray[np.uint8]) -> None:
+    """Raise ValueError unless these are frames: uint8 (N, 3, H, W)."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+        raise ValueError(
+            f"pixels are {pixels.dtype} of shape {pixels.shape}; must be uint8 (N, 3, H, W)"
+        )
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

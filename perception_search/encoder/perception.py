@@ -4,15 +4,16 @@ Each tower is loaded when it is first needed, and torch with it.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_search.encoder.base import TorchEncoder, unit
+from perception_search.decode_limits import num_cores
+from perception_search.encoder.base import TorchEncoder, check_pixels, unit
 from perception_search.encoder.config import MODELS, ModelConfig
 from perception_search.encoder.names import resolve_name
 from perception_search.encoder.protocol import POOLINGS, Identity, Pooling
@@ -44,16 +45,23 @@ class PerceptionEncoder(TorchEncoder):
         projection: a file that has what `weights` lacks: birder's have no projection, timm's and
             birder's no text tower.
         device: `cpu`, `cuda`, `cuda:<n>`, `mps`, or `auto`: the first there is of cuda, mps, cpu.
+            Several, `cuda:0,cuda:1` or `cuda:*` for every GPU, share the batches of
+            `encode_stream`, a process each; all else is computed on the first.
         dtype: of the computation. `auto` is bfloat16 where the device computes in it (a CPU needs
             avx512_bf16 or amx_bf16), else float32. `int8` is for a CPU, and an approximation.
         batch_size: frames per step; without it, what suits the device.
         pooling: how the frames of a video become one vector; see `pool_frames`.
         long_texts: `cut` drops what a text has beyond the context, with a warning. `split` embeds
             such a text in pieces, and its embedding is their mean, weighted by their tokens.
+        compile: compute frames by `torch.compile`, always `batch_size` at a time. It takes a minute
+            before the first frame, and is for many frames on a GPU.
+        attention: of texts: `sdpa` is torch's own. `xformers`, for CUDA, computes texts of
+            different lengths as one row.
 
     Raises:
         ModelNotFound: for a name that is not known, or of a model without text tower.
         WeightsNotFound: `weights` or `projection` is given and holds none.
+        MissingExtra: `attention` is `xformers`, and that is not installed.
     """
 
     def __init__(
@@ -67,11 +75,19 @@ class PerceptionEncoder(TorchEncoder):
         batch_size: int | None = None,
         pooling: Pooling = "unit-frames",
         long_texts: LongTexts = "cut",
+        compile: bool = False,  # noqa: A002
+        attention: Literal["sdpa", "xformers"] = "sdpa",
     ) -> None:
         super().__init__(device, dtype, batch_size, pooling)
         if long_texts not in ("cut", "split"):
             raise ValueError(f"long_texts={long_texts!r}; 'cut' or 'split'")
         self._long_texts = long_texts
+        if attention not in ("sdpa", "xformers"):
+            raise ValueError(f"attention={attention!r}; 'sdpa' or 'xformers'")
+        if compile and dtype == "int8":
+            raise ValueError("compile=True with dtype='int8'; int8 is not compiled")
+        self._attention = attention
+        self._compile = compile
         self.config = MODELS[resolve_name(model)]
         if self.config.text is None:
             raise ModelNotFound(
@@ -175,22 +191,44 @@ class PerceptionEncoder(TorchEncoder):
         """
         import torch
 
-        from perception_search.encoder.towers import to_unit_range
-
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise ValueError(
-                f"pixels are {pixels.dtype} of shape {pixels.shape}; must be uint8 (N, 3, H, W)"
-            )
+        check_pixels(pixels)
         if not len(pixels):
             return np.zeros((0, self.dim), np.float32)
-        tower = self.vision
+        compute = self._compute
         out = []
         with torch.inference_mode():
             for start in range(0, len(pixels), self.batch_size):
                 part = np.require(pixels[start : start + self.batch_size], requirements=["C", "W"])
                 batch = torch.from_numpy(part).to(self.device)
-                out.append(tower(to_unit_range(batch, self._float)))
+                out.append(compute(batch))
             return _numpy(torch.cat(out))
+
+    def encode_stream(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        """`encode_frames` of every batch, in order, on all devices.
+
+        Raises:
+            EncoderError: the process of one of several devices failed.
+        """
+        if len(self.devices) > 1:
+            from perception_search.encoder.device_process import encode_on_devices
+
+            return encode_on_devices(self._process_starts(), batches, self.dim)
+        if self.device.type == "cuda":
+            return self.encode_overlapped(batches)
+        return super().encode_stream(batches)
+
+    def encode_overlapped(
+        self, batches: Iterable[NDArray[np.uint8] | None]
+    ) -> Iterator[NDArray[np.float32]]:
+        """`encode_frames` of every batch, in order, while the next is copied to the GPU.
+
+        None among the batches asks for those that are still on their way.
+        """
+        from perception_search.encoder.overlap import encode_overlapped
+
+        return encode_overlapped(
+            self._compute, batches, device=self.device, batch_size=self.batch_size, dim=self.dim
+        )
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit text embeddings (N, dim), in order. The vision tower is not loaded.
@@ -223,8 +261,52 @@ class PerceptionEncoder(TorchEncoder):
         with torch.inference_mode():
             for start in range(0, len(rows), size):
                 part = by_length[start : start + size]
-                out[part] = _numpy(tower(torch.from_numpy(rows[part]).to(self.device)))
+                out[part] = _numpy(self._texts(tower, rows[part]))
         return out
+
+    def _texts(self, tower: "TextTower", rows: NDArray[np.int64]) -> "torch.Tensor":
+        import torch
+
+        if self._attention == "sdpa":
+            out: torch.Tensor = tower(torch.from_numpy(rows).to(self.device))
+            return out
+        from perception_search.encoder.packing import encode_packed, pack, xformers_attend
+
+        texts = pack(rows)
+        return encode_packed(tower, texts, xformers_attend(texts.lengths, self.device))
+
+    @cached_property
+    def _compute(self) -> "Callable[[torch.Tensor], torch.Tensor]":
+        """Frames (B, 3, H, W) on the device -> raw embeddings (B, dim) there, B <= batch_size."""
+        from perception_search.encoder.towers import to_unit_range
+
+        tower, dtype = self.vision, self._float
+
+        def compute(pixels: "torch.Tensor") -> "torch.Tensor":
+            out: torch.Tensor = tower(to_unit_range(pixels, dtype))
+            return out
+
+        if not self._compile:
+            return compute
+        from perception_search.encoder.compiled import compiled
+
+        return compiled(compute, self.batch_size)
+
+    def _process_starts(self) -> "list[dict[str, Any]]":
+        """What the processes of several devices are told first; see `device_worker`."""
+        encoder = {
+            "model": self.config.name,
+            "weights": str(self._weights_path),
+            "projection": self._projection and str(self._projection),
+            "dtype": self.dtype,
+            "batch_size": self.batch_size,
+            "compile": self._compile,
+        }
+        num_threads = max(1, num_cores() // len(self.devices))
+        return [
+            {"num_threads": num_threads, "encoder": {**encoder, "device": str(device)}}
+            for device in self.devices
+        ]
 
     def _text_tower(self) -> "TextTower":
         """The text tower; quickened at the second call, since that takes longer than one query."""
@@ -241,7 +323,7 @@ class PerceptionEncoder(TorchEncoder):
 
     def _quicken(self, tower: "VisionTower | TextTower") -> None:
         """Give a tower the fastest linear layers that its dtype has on a CPU."""
-        if self.device.type != "cpu":
+        if self.device.type != "cpu" or self._compile:
             return
         from perception_search.encoder.cpu_linear import can_pack, to_int8, to_packed
 

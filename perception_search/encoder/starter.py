@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from perception_search import durable
 from perception_search.assets import cache_folder, starter_files, starter_sha256
 from perception_search.encoder.base import TorchEncoder, unit
+from perception_search.encoder.device import check_device
 from perception_search.encoder.protocol import POOLINGS, Identity, Pooling
 from perception_search.errors import DownloadError, MissingExtra
 from perception_search.frames import FrameSpec
@@ -89,6 +90,7 @@ class StarterEncoder(TorchEncoder):
     ) -> None:
         if dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"dtype={dtype!r}; the starter takes auto, float32 or bfloat16")
+        check_device(device, dtype)  # one, not several
         super().__init__(device, "float32" if dtype == "auto" else dtype, batch_size, pooling)
         self._loading = threading.RLock()
         self._vision: tuple[nn.Module, nn.Module] | None = None

@@ -1,7 +1,7 @@
-"""Several batches at once on a CPU, results in order; knows no model.
+"""Several batches at once, results in order; knows no model.
 
-One batch on all cores makes every core wait for the slowest after every operation, which is dear
-while decoding takes turns with it. A batch a core, each on one thread, never waits.
+On a CPU a batch on all cores makes every core wait for the slowest after every operation, which is
+dear while decoding takes turns with it. A batch a core, each on one thread, never waits.
 """
 
 import collections
@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 Embeddings = NDArray[np.float32]
+Encode = Callable[[Pixels], Embeddings]
 
 
-def encode_in_threads(
-    encode: Callable[[Pixels], Embeddings], batches: Iterable[Pixels]
-) -> Iterator[Embeddings]:
+def encode_in_threads(encode: Encode, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
     """`encode` of every batch, in order; as many at once as torch has threads.
 
     At most one batch more than there are threads is taken ahead. torch's number of threads is as
@@ -28,14 +27,21 @@ def encode_in_threads(
     executor = ThreadPoolExecutor(
         num_threads, "encode", initializer=torch.set_num_threads, initargs=(1,)
     )
-    waiting: collections.deque[Future[Embeddings]] = collections.deque()
     try:
-        for batch in batches:
-            waiting.append(executor.submit(encode, batch))
-            if len(waiting) > num_threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from encode_in_order(executor, encode, batches, num_ahead=num_threads)
     finally:
         executor.shutdown(cancel_futures=True)
         torch.set_num_threads(num_threads)  # MKL's is one for the whole process
+
+
+def encode_in_order(
+    executor: ThreadPoolExecutor, encode: Encode, batches: Iterable[Pixels], *, num_ahead: int
+) -> Iterator[Embeddings]:
+    """`encode` of every batch by the executor's threads, in order; `num_ahead` are taken ahead."""
+    waiting: collections.deque[Future[Embeddings]] = collections.deque()
+    for batch in batches:
+        waiting.append(executor.submit(encode, batch))
+        if len(waiting) > num_ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
