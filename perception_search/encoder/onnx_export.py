@@ -149,17 +149,19 @@ def write_tower(
         new = Path(folder) / path.name  # its own name: the graph says what its data is called
         _write(tower, new, {**properties, **_described(tower)}, opset)
         difference = _check(tower, new) if check else None
-        parts = [part for part in (_data_path(new), new) if part.exists()]
-        size_bytes = sum(part.stat().st_size for part in parts)
-        durable.remove(path)  # before its data change
-        durable.remove(_data_path(path))
-        for part in parts:  # the graph last: where it is, all is
-            durable.Pending(part, part.open("rb+")).publish(path.with_name(part.name))
+        data_path = _data_path(path) if _data_path(new).exists() else None
+        if data_path is not None:
+            durable.remove(path)  # it goes with other data
+            _publish(_data_path(new), data_path)
+        _publish(new, path)
+        if data_path is None:
+            durable.remove(_data_path(path))
+    parts = [part for part in (path, data_path) if part is not None]
     return OnnxFile(
         tower="vision" if isinstance(tower, VisionTower) else "text",
         path=path,
-        data_path=_data_path(path) if len(parts) > 1 else None,
-        size_bytes=size_bytes,
+        data_path=data_path,
+        size_bytes=sum(part.stat().st_size for part in parts),
         max_difference=difference,
     )
 
@@ -197,6 +199,10 @@ def _refuse_taken(path: Path, *, overwrite: bool) -> None:
 
 def _data_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
+
+
+def _publish(new: Path, path: Path) -> None:
+    durable.Pending(new, new.open("rb+")).publish(path)
 
 
 class _Rows(nn.Module):
@@ -314,6 +320,7 @@ def _difference(tower: VisionTower | TextTower, path: Path) -> float:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch's turn is next
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     differences = []
