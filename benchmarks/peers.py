@@ -49,6 +49,10 @@ TIMM_NAMES = {  # transformers has no model of its own: it wraps timm's
     "PE-Spatial-L14-448": "vit_pe_spatial_large_patch14_448",
     "PE-Spatial-G14-448": "vit_pe_spatial_gigantic_patch14_448",
 }
+PERCEPTION_LM_NAMES = {  # timm's, out of which transformers makes its language model's eyes
+    "PE-Lang-L14-448": "vit_pe_core_large_patch14_336",
+    "PE-Lang-G14-448": "vit_pe_core_gigantic_patch14_448",
+}
 BIRDER_NAMES = {
     "PE-Core-S16-384": "rope_i_vit_s16_pn_aps_c1",
     "PE-Core-B16-224": "rope_i_vit_b16_pn_aps_c1",
@@ -155,6 +159,37 @@ def transformers_model(name: str, tensors: Mapping[str, Tensor]) -> Any:
     )
     model.load_state_dict(state, assign=True)
     return model.float().eval()
+
+
+def perception_lm_tower(name: str, tensors: Mapping[str, Tensor]) -> Any:
+    """The vision tower of transformers' Perception LM with the weights of PE-Lang, in float32.
+
+    It is made as that model makes it: PE-Core's tower without pooling and last norm, of another
+    size and with scales. Its language model is a tiny one here, and is not used.
+    """
+    _declare_torchvision_operators()
+    from transformers import LlamaConfig, PerceptionLMConfig, PerceptionLMModel
+
+    config = MODELS[name].vision
+    state = timm_state(vision_tensors(tensors))
+    vision = {
+        "model_type": "timm_wrapper",
+        "architecture": PERCEPTION_LM_NAMES[name],
+        "model_args": {
+            "depth": num_blocks(vision_tensors(tensors)),
+            "img_size": [config.image_size, config.image_size],
+            "ref_feat_shape": [config.grid_size, config.grid_size],
+            "global_pool": "",
+            "init_values": 0.1,
+            "use_post_transformer_norm": False,
+        },
+    }
+    text = LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    model = PerceptionLMModel(PerceptionLMConfig(vision_config=vision, text_config=text))
+    model.vision_tower.load_state_dict(state, assign=True)
+    return model.vision_tower.float().eval()
 
 
 def random_weights(

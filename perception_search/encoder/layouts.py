@@ -53,6 +53,7 @@ _BIRDER: _Renames = (
     (r"^encoder\.pre_block\.0\.", "ln_pre."),
     *_BLOCK,
 )
+_AROUND = re.compile(r"^(module\.|timm_model\.)+")  # torch's and transformers' wrappers put it
 _POOL_QUERY = re.compile(r"^attn_pool\.(q|kv)\.(weight|bias)$")
 
 
@@ -90,7 +91,7 @@ def recognise(keys: Iterable[str]) -> Layout:
     Raises:
         WeightsMismatch: it is none of the five.
     """
-    named = {key.removeprefix("module."): key for key in keys}
+    named = {_AROUND.sub("", key): key for key in keys}
     if any(name.startswith(_TRUNK) for name in named):
         return Layout(
             "open_clip's",

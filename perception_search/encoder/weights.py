@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -152,7 +153,7 @@ def tower_tensors(
         WeightsMismatch: the tensors are not those of the model; the message names the first.
     """
     parts = _parts(path, config, tower, projection)
-    _check(path, config, tower, parts)
+    _check(config, tower, parts)
     num_bytes = 0
     for name, (file, part) in sorted(parts.items()):
         tensor = part.make(*map(file.tensor, part.keys))
@@ -228,63 +229,74 @@ _Parts = dict[str, tuple[Checkpoint, Part]]
 def _parts(path: Path, config: ModelConfig, tower: TowerName, projection: Path | None) -> _Parts:
     """A tower's tensors by their released names, each with its file."""
     file, layout = _opened(path)
+    parts = {name: (file, part) for name, part in layout.towers[tower].items()}
+    if tower == "text":
+        if parts or projection is None:
+            return parts
+        other, theirs = _opened(projection)
+        return {name: (other, part) for name, part in theirs.towers["text"].items()}
+    if config.vision.output_dim is None and config.vision.pool != "none":
+        parts.pop("proj", None)  # features before the projection are asked for
+    if config.vision.output_dim is None or "proj" in parts or not parts:
+        return parts
+    features = replace(config, vision=replace(config.vision, output_dim=None))
+    _check(features, tower, parts)  # what is there is this model's, so that this may be said:
+    if projection is None:
+        raise WeightsMismatch(
+            f"{path} is {config.name} in {layout.name} layout, without the projection: it gives "
+            "features. For embeddings and text search name a file that holds Meta's proj: "
+            "projection=FILE, --projection FILE"
+        )
+    other, theirs = _opened(projection)
+    if "proj" not in theirs.towers["vision"]:
+        raise WeightsMismatch(
+            f"{projection} holds no projection, nor does {path}; {config.name} as Meta, open_clip "
+            "or timm have it does"
+        )
+    return parts | {"proj": (other, theirs.towers["vision"]["proj"])}
+
+
+def _opened(path: Path) -> tuple[Checkpoint, Layout]:
+    file = Checkpoint(path)
+    try:
+        layout = recognise(file.keys)
+    except WeightsMismatch as error:
+        raise WeightsMismatch(f"{path} holds {error}") from error
     for key in layout.zeros:
         if file.tensor(key).any():
             raise WeightsMismatch(
                 f"{path}: {key} is not zero; Perception Encoder's projection has no bias, so this "
                 "is another model"
             )
-    parts = {name: (file, part) for name, part in layout.towers[tower].items()}
-    if tower == "vision" and config.vision.output_dim is None and config.vision.pool != "none":
-        parts.pop("proj", None)  # features before the projection are asked for
-    lacks = not parts if tower == "text" else _shapes(config, tower).keys() - parts == {"proj"}
-    if lacks and projection is not None:
-        other, their_layout = _opened(projection)
-        theirs = their_layout.towers[tower]
-        wanted = theirs if tower == "text" else {k: v for k, v in theirs.items() if k == "proj"}
-        return parts | {name: (other, part) for name, part in wanted.items()}
-    if lacks and tower == "vision":
-        raise WeightsMismatch(
-            f"{path} is {config.name} in {layout.name} layout, without the projection: it gives "
-            "features. For embeddings and text search name a file that holds Meta's proj: "
-            "projection=FILE, --projection FILE"
-        )
-    return parts
+    return file, layout
 
 
-def _opened(path: Path) -> tuple[Checkpoint, Layout]:
-    file = Checkpoint(path)
-    try:
-        return file, recognise(file.keys)
-    except WeightsMismatch as error:
-        raise WeightsMismatch(f"{path} holds {error}") from error
-
-
-def _check(path: Path, config: ModelConfig, tower: TowerName, parts: _Parts) -> None:
+def _check(config: ModelConfig, tower: TowerName, parts: _Parts) -> None:
     if not parts:
         return
-    shapes, problems = {}, []
+    first, _ = next(iter(parts.values()))
+    shapes, extra, others = {}, [], []
+    expected = _shapes(config, tower)
     for name, (file, part) in parts.items():
         tensor = part.make(*(file.tensor(key).to("meta") for key in part.keys))
-        shapes[name] = tuple(tensor.shape)
+        shapes[name] = shape = tuple(tensor.shape)
+        key = part.keys[0]
+        if name not in expected:
+            extra.append((file.path, f"{key} is one too many"))
+        elif shape != expected[name]:
+            others.append((file.path, f"{key} has shape {shape}, not {expected[name]}"))
         if not tensor.is_floating_point():
-            problems.append(f"{part.keys[0]} is of {tensor.dtype}, not of a floating-point type")
-    expected = _shapes(config, tower)
-    keys = {name: part.keys[0] for name, (_, part) in parts.items()}
-    missing = [f"{name} is missing" for name in expected if name not in shapes]
-    extra = [f"{keys[name]} is one too many" for name in shapes if name not in expected]
-    differing = [
-        f"{keys[name]} has shape {shape}, not {expected[name]}"
-        for name, shape in shapes.items()
-        if shape != expected.get(name, shape)
-    ]
-    problems = missing + extra + differing + problems
+            dtype = f"{key} is of {tensor.dtype}, not of a floating-point type"
+            others.append((file.path, dtype))
+    missing = [(first.path, f"{name} is missing") for name in expected if name not in shapes]
+    problems = missing + extra + others
     if problems:
-        others = f", and {len(problems) - 1} more of its tensors differ" if problems[1:] else ""
+        path, problem = problems[0]
+        more = f", and {len(problems) - 1} more of its tensors differ" if problems[1:] else ""
         names = [each.name for each in MODELS.values() if _is_that_of(each, tower, shapes)]
         instead = f"; these are the tensors of {' or '.join(names)}" if names else ""
         raise WeightsMismatch(
-            f"{path} is not the {tower} tower of {config.name}: {problems[0]}{others}{instead}"
+            f"{path} is not the {tower} tower of {config.name}: {problem}{more}{instead}"
         )
 
 
@@ -296,9 +308,11 @@ def _shapes(config: ModelConfig, tower: TowerName) -> dict[str, tuple[int, ...]]
 def _is_that_of(
     model: ModelConfig, tower: TowerName, shapes: Mapping[str, tuple[int, ...]]
 ) -> bool:
+    """Whether these are a model's shapes, with or without its projection."""
     if tower == "text" and model.text is None:
         return False
-    return _shapes(model, tower) == shapes
+    theirs = _shapes(model, tower)
+    return theirs == {"proj": theirs.get("proj"), **shapes} or theirs == shapes
 
 
 def _file_key(path: Path) -> str:
