@@ -68,9 +68,9 @@ def features(
 ) -> None:
     """Take what a model sees in a picture: an array, colours, matches with another picture.
 
-    Where neither --pca nor --match is given, nor --out, the array is named as the picture and put
-    into the current folder. A match is printed as its cosine, the pixel of the picture (x,y from
-    the upper left corner), that of the other one, and `mutual` if the other's nearest is the first.
+    The array goes to --out or, if nothing else is asked for, into the current folder under the
+    name of the picture. A match is printed as its cosine, the pixel of the picture (x,y from the
+    upper left corner), that of the other one, and `mutual` if the other's nearest is the first.
     With --match, --pca shows both pictures, and one colour means the same in both.
 
     \b
@@ -213,7 +213,12 @@ def _save_array(
 
 def _save_picture(path: Path, picture: "Image.Image", *, overwrite: bool, as_json: bool) -> None:
     content = io.BytesIO()
-    picture.save(content, _FORMATS[path.suffix.lower()])
+    try:
+        picture.save(content, _FORMATS[path.suffix.lower()])
+    except (OSError, ValueError) as error:  # formats but PNG have a largest size
+        raise ExportError(
+            f"{display(path)} cannot hold {picture.height} x {picture.width} pixels; a .png can"
+        ) from error
     _write(path, content.getvalue(), overwrite=overwrite)
     if as_json:
         print_json({"path": path, "height": picture.height, "width": picture.width})
