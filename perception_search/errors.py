@@ -55,7 +55,7 @@ class CollectionDamaged(CollectionError):
 
 
 class EncoderError(PerceptionSearchError):
-    """An encoder cannot be made."""
+    """An encoder cannot be made, or fails."""
 
 
 class ModelNotFound(EncoderError):
