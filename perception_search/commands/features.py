@@ -104,10 +104,10 @@ def features(
     spec = extractor.frame_spec(squashed)
     with MediaReader() as reader:
         images, sizes = zip(*(_read(reader, path, spec) for path in paths), strict=True)
-        shown_specs = [FrameSpec(*shown_size(each), fast_jpeg=False) for each in sizes]
         shown = []
         if match_picture:
-            shown = [_read(reader, *each)[0] for each in zip(paths, shown_specs, strict=True)]
+            specs = [FrameSpec(*shown_size(each), fast_jpeg=False) for each in sizes]
+            shown = [_read(reader, *each)[0] for each in zip(paths, specs, strict=True)]
 
     if pooled:
         array = extractor.encode_pooled(images, size=squashed)
