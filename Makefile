@@ -7,6 +7,8 @@
 #   make scale                 50,000 small files and 500 small videos
 #   make faults                the long kill and bit-flip loops
 #   make bench                 the benchmarks
+#   make parity                the encoder equals open_clip's, timm's, birder's, transformers'
+#   make parity MODELS="T S"   the small ones alone
 #   make parity-env            .venv-parity: what other people would run instead
 #   make bench-video           videos, ours and theirs
 #   make bench-encode          pictures and words, ours and theirs
@@ -24,7 +26,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PARITY_PIP := $(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test check bench parity-env bench-video bench-encode scale faults clean
+.PHONY: demo test check bench parity parity-env bench-video bench-encode scale faults clean
 
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -64,6 +66,9 @@ $(PARITY)/peers: $(PARITY)/torch constraints-parity.txt pyproject.toml
 	touch $@
 
 parity-env: $(PARITY)/peers
+
+parity: parity-env
+	$(PARITY)/bin/python benchmarks/parity.py $(if $(MODELS),--models $(MODELS))
 
 bench-video: parity-env
 	$(PARITY)/bin/python benchmarks/bench_video.py
