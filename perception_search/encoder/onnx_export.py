@@ -306,7 +306,8 @@ def _check(tower: VisionTower | TextTower, path: Path) -> float | None:
             return None
         difference = _difference(tower, path)
     except Exception as error:  # both packages raise anything
-        raise ExportError(f"{path.name} is not written: it cannot be run: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ExportError(f"{path.name} is not written: it cannot be run: {reason}") from error
     if not difference <= MAX_DIFFERENCE:
         raise ExportError(
             f"{path.name} is not written: it differs from torch by {difference:.1e}; at most "
