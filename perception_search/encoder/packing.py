@@ -45,9 +45,21 @@ def pack(rows: NDArray[np.int64]) -> PackedTexts:
     return PackedTexts(rows[used], positions[used], lengths)
 
 
-def encode_packed(tower: TextTower, texts: PackedTexts, attend: Attend) -> Tensor:
-    """Raw embeddings float32 (N, output_dim), as the tower gives them for padded rows."""
+def encode_packed(
+    tower: TextTower,
+    rows: NDArray[np.int64],
+    attention: Callable[[NDArray[np.int64], torch.device], Attend],
+) -> Tensor:
+    """Raw embeddings float32 (N, output_dim), as the tower gives them for these rows.
+
+    Args:
+        tower: on any device.
+        rows: tokens (N, L), of texts.
+        attention: gives what attends within texts of these lengths (N,), on this device.
+    """
     table = tower.positional_embedding
+    texts = pack(rows)
+    attend = attention(texts.lengths, table.device)
     tokens, positions, ends = (
         torch.from_numpy(array).to(table.device)
         for array in (texts.tokens, texts.positions, texts.lengths.cumsum() - 1)
@@ -64,18 +76,9 @@ def encode_packed(tower: TextTower, texts: PackedTexts, attend: Attend) -> Tenso
     return out
 
 
-def xformers_attend(lengths: NDArray[np.int64], device: torch.device) -> Attend:
-    """Attention within texts of these lengths, by xformers.
-
-    Raises:
-        MissingExtra: xformers is not installed.
-    """
-    try:
-        ops = importlib.import_module("xformers.ops")
-    except ImportError as error:
-        raise MissingExtra(
-            "attention='xformers' needs xformers: pip install 'perception-search[xformers]'"
-        ) from error
+def xformers_attention(lengths: NDArray[np.int64], device: torch.device) -> Attend:
+    """Attention within texts of these lengths (N,), by xformers. `check_xformers` comes first."""
+    ops = importlib.import_module("xformers.ops")
     mask = ops.fmha.attn_bias.BlockDiagonalCausalMask.from_seqlens(lengths.tolist(), device=device)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -83,3 +86,23 @@ def xformers_attend(lengths: NDArray[np.int64], device: torch.device) -> Attend:
         return out
 
     return attend
+
+
+def check_xformers(device: torch.device) -> None:
+    """Raise unless xformers can compute there.
+
+    Raises:
+        MissingExtra: xformers is not installed.
+        ValueError: the device is no GPU of CUDA.
+    """
+    if device.type != "cuda":
+        raise ValueError(
+            f"attention='xformers' with device='{device}'; xformers computes on cuda alone, "
+            "'sdpa' everywhere"
+        )
+    try:
+        importlib.import_module("xformers.ops")
+    except ImportError as error:
+        raise MissingExtra(
+            "attention='xformers' needs xformers: pip install 'perception-search[xformers]'"
+        ) from error

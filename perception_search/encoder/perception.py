@@ -55,13 +55,12 @@ class PerceptionEncoder(TorchEncoder):
             such a text in pieces, and its embedding is their mean, weighted by their tokens.
         compile: compute frames by `torch.compile`, always `batch_size` at a time. It takes a minute
             before the first frame, and is for many frames on a GPU.
-        attention: of texts: `sdpa` is torch's own. `xformers`, for CUDA, computes texts of
-            different lengths as one row.
+        attention: of texts: `sdpa` is torch's own; `xformers` computes texts of different lengths
+            as one row, on CUDA.
 
     Raises:
         ModelNotFound: for a name that is not known, or of a model without text tower.
         WeightsNotFound: `weights` or `projection` is given and holds none.
-        MissingExtra: `attention` is `xformers`, and that is not installed.
     """
 
     def __init__(
@@ -234,6 +233,10 @@ class PerceptionEncoder(TorchEncoder):
         """Unit text embeddings (N, dim), in order. The vision tower is not loaded.
 
         A text that is longer than the model reads gives a TruncatedTextWarning, unless it is split.
+
+        Raises:
+            MissingExtra: the attention is xformers', which is not installed.
+            ValueError: the attention is xformers', and the device is not CUDA.
         """
         if self._long_texts == "cut":
             return unit(self._encode_rows(tokenize(texts, self._text_config.context_length)))
@@ -265,15 +268,20 @@ class PerceptionEncoder(TorchEncoder):
         return out
 
     def _texts(self, tower: "TextTower", rows: NDArray[np.int64]) -> "torch.Tensor":
+        """Raw embeddings (N, dim) of rows of tokens (N, L), on the device."""
         import torch
 
         if self._attention == "sdpa":
             out: torch.Tensor = tower(torch.from_numpy(rows).to(self.device))
             return out
-        from perception_search.encoder.packing import encode_packed, pack, xformers_attend
+        from perception_search.encoder.packing import (
+            check_xformers,
+            encode_packed,
+            xformers_attention,
+        )
 
-        texts = pack(rows)
-        return encode_packed(tower, texts, xformers_attend(texts.lengths, self.device))
+        check_xformers(self.device)
+        return encode_packed(tower, rows, xformers_attention)
 
     @cached_property
     def _compute(self) -> "Callable[[torch.Tensor], torch.Tensor]":

@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from synthetic import MINI_CLS, T16, tower_state
 
-from perception_search.encoder.packing import encode_packed, pack, xformers_attend
+from perception_search.encoder import PerceptionEncoder
+from perception_search.encoder.packing import (
+    check_xformers,
+    encode_packed,
+    pack,
+    xformers_attention,
+)
 from perception_search.encoder.tokenizer import tokenize
 from perception_search.encoder.towers import TextTower
 from perception_search.errors import MissingExtra
@@ -24,9 +30,9 @@ def own_text_so_far(lengths):
     )
 
 
-def masked_attend(lengths):
+def masked_attention(lengths, device):
     """The slow, obvious way: every token looks at every other, through a mask."""
-    mask = own_text_so_far(lengths)
+    mask = own_text_so_far(lengths).to(device)
 
     def attend(q, k, v):
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (1, H, T, d)
@@ -56,9 +62,8 @@ def test_packed_texts_have_the_embeddings_of_padded_ones(config, rows):
     with torch.device("meta"):
         tower = TextTower(config)
     tower.load_state_dict(tower_state(tower), assign=True)
-    texts = pack(rows)
     with torch.inference_mode():
-        packed = encode_packed(tower, texts, masked_attend(texts.lengths))
+        packed = encode_packed(tower, rows, masked_attention)
         padded = tower(torch.from_numpy(rows))
         alone = torch.cat([tower(torch.from_numpy(row[None])) for row in rows])
     assert packed.shape == (len(TEXTS), config.output_dim)
@@ -79,26 +84,29 @@ def test_the_mask_for_xformers_is_the_same(monkeypatch):
 
     monkeypatch.setattr(ops, "memory_efficient_attention", attention)
     q, k, v = torch.randn(3, 1, 13, 4, 8)
-    actual = xformers_attend(lengths, torch.device("cpu"))(q, k, v)
-    torch.testing.assert_close(actual, masked_attend(lengths)(q, k, v))
+    cpu = torch.device("cpu")
+    actual = xformers_attention(lengths, cpu)(q, k, v)
+    torch.testing.assert_close(actual, masked_attention(lengths, cpu)(q, k, v))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="xformers computes on CUDA alone")
-def test_xformers_gives_the_embeddings_of_the_mask(rows):
+def test_xformers_gives_the_embeddings_of_torch(t16_files):
     pytest.importorskip("xformers.ops", reason="xformers is not installed")
-    with torch.device("meta"):
-        tower = TextTower(T16.text)
-    tower.load_state_dict(tower_state(tower), assign=True)
-    texts = pack(rows)
-    with torch.inference_mode():
-        expected = encode_packed(tower, texts, masked_attend(texts.lengths))
-        tower = tower.to("cuda", torch.bfloat16)
-        attend = xformers_attend(texts.lengths, torch.device("cuda"))
-        actual = encode_packed(tower, texts, attend).cpu()
-    assert F.cosine_similarity(actual, expected).min() > 0.999
+    options = {"weights": t16_files["safetensors"], "device": "cuda"}
+    expected = PerceptionEncoder(T16.name, **options).encode_text(TEXTS[:-1])
+    actual = PerceptionEncoder(T16.name, attention="xformers", **options).encode_text(TEXTS[:-1])
+    assert ((actual * expected).sum(axis=1) > 0.999).all()
 
 
-def test_without_xformers_the_extra_is_named(monkeypatch):
+def test_xformers_is_refused_where_it_cannot_compute(t16_files, monkeypatch):
+    weights = t16_files["safetensors"]
+    encoder = PerceptionEncoder(T16.name, weights=weights, device="cpu", attention="xformers")
+    with pytest.raises(
+        ValueError, match=r"attention='xformers' with device='cpu'; .* 'sdpa' every"
+    ):
+        encoder.encode_text(["a cat"])
     monkeypatch.setitem(sys.modules, "xformers.ops", None)
     with pytest.raises(MissingExtra, match=r"pip install 'perception-search\[xformers\]'"):
-        xformers_attend(np.array([2]), torch.device("cpu"))
+        check_xformers(torch.device("cuda"))
+    with pytest.raises(ValueError, match="attention='flash'; 'sdpa' or 'xformers'"):
+        PerceptionEncoder(T16.name, attention="flash")
