@@ -132,7 +132,8 @@ def progress(unit: str = "files") -> Iterator[OnProgress]:
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    shared = sys.stdout.isatty()  # else results go to a file or a pipe, and must get there
+    with Progress(*columns, console=console, transient=True, redirect_stdout=shared) as bar:
         task = bar.add_task(unit, total=None, rate="–")
 
         def show(done: int, total: int) -> None:

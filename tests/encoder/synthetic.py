@@ -29,8 +29,11 @@ def tower_state(tower: torch.nn.Module, prefix: str = "") -> dict[str, torch.Ten
 
 
 def model_state(config: ModelConfig) -> dict[str, torch.Tensor]:
-    """The tensors of both towers, named as in a released file."""
+    """The tensors of the towers, named as in a released file."""
     with torch.device("meta"):
-        vision, text = VisionTower(config.vision), TextTower(config.text)
+        vision = VisionTower(config.vision)
+        text = TextTower(config.text) if config.text else None
+    if text is None:
+        return tower_state(vision)
     images = tower_state(vision, "visual.")
     return {f"visual.{name}": tensor for name, tensor in images.items()} | tower_state(text)
