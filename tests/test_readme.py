@@ -13,6 +13,9 @@ from media_folder import colour, write_pictures, write_video
 from PIL import Image
 from synthetic import T16, model_state
 
+from perception_search.encoder.config import MODELS
+from perception_search.published import MODEL_CARDS
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)( theirs)?\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 OURS = [code for language, theirs, code in BLOCKS if language == "python" and not theirs]
@@ -28,7 +31,9 @@ COMMANDS = [
 
 def with_small_model(code):
     """The same with the smallest PE-Core model, whose made-up weights are quick to make."""
-    return re.sub(r"PE-Core-B-?16(-224)?", T16.name, code)
+    return re.sub(r"PE-Core-B-?16(-224)?", T16.name, code).replace(
+        "PE-Spatial-B16", "PE-Spatial-T16"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,8 @@ def home(tmp_path_factory):
     write_video(home / "Pictures" / "dog.mp4", [colour((200, 30, 30), (64, 64))] * 20)
     (home / "beach.jpg").write_bytes((home / "Pictures" / "beach.jpg").read_bytes())
     (home / "weights").mkdir()
-    save_file(model_state(T16), home / "weights" / f"{T16.name}.safetensors")
+    for model in (T16, MODELS["PE-Spatial-T16-512"]):
+        save_file(model_state(model), home / "weights" / f"{model.name}.safetensors")
     from perception_search import Collection
 
     Collection.create(home / "photos.ps", model=T16.name, weights=home / "weights")
@@ -92,6 +98,16 @@ def test_their_snippets_are_python_and_run_where_they_are_installed(home, number
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed: its snippet was compiled, not run")
     pytest.skip(f"{package} is installed, but its weights must come from the hub")
+
+
+def test_the_table_of_models_is_what_the_command_prints(home):
+    assert run([sys.executable, "-m", "perception_search", "models"], home) in README
+
+
+def test_the_published_scores_are_those_that_plan_prints():
+    for model, scores in MODEL_CARDS.rows.items():
+        short = model.removeprefix("PE-Core-")
+        assert f"| {short} | {' | '.join(map(str, scores))} |\n" in README
 
 
 def test_every_link_to_a_file_leads_somewhere():
