@@ -112,11 +112,14 @@ def through_open_clip(case: Case) -> Peer | None:
 
     name = peers.OPEN_CLIP_NAMES[case.name]
     tokenizer = open_clip.get_tokenizer(name)
+    trunk = model.visual.trunk
+    tokens = trunk.forward_features(case.normalised)
     outputs = {
         "image embeddings": model.encode_image(case.normalised),
         "text embeddings": model.encode_text(tokenizer(TEXTS)),
         "scale of the logits": model.logit_scale.exp(),
-        "tokens": model.visual.trunk.forward_features(case.normalised),
+        "tokens": tokens,
+        "pooled vectors": trunk.forward_head(tokens, pre_logits=True),
     }
     folder = case.folder / "open_clip"
     without_tokenizer = argparse.Namespace(save_pretrained=lambda folder: None)
@@ -124,9 +127,7 @@ def through_open_clip(case: Case) -> Peer | None:
     return Peer("open_clip", outputs, _weights_in(folder))
 
 
-def through_timm(case: Case) -> Peer | None:
-    if case.name not in peers.TIMM_NAMES:
-        return None
+def through_timm(case: Case) -> Peer:
     model = peers.timm_model(case.name, case.tensors)
     from timm.models import save_for_hf
 
@@ -143,17 +144,15 @@ def through_timm(case: Case) -> Peer | None:
     return Peer("timm", outputs, _weights_in(folder))
 
 
-def through_transformers(case: Case) -> Peer | None:
-    if case.name not in peers.TIMM_NAMES:
-        return None
+def through_transformers(case: Case) -> Peer:
     model = peers.transformers_model(case.name, case.tensors)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     given = model(case.normalised)
     outputs = {"tokens": given.last_hidden_state}
     if case.config.dim:
         outputs["pooled vectors"] = given.pooler_output
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
     folder = case.folder / "transformers"
     model.save_pretrained(folder)
     return Peer("transformers", outputs, _weights_in(folder))
