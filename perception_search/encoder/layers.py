@@ -38,30 +38,27 @@ def rope_angles(
 
 
 def turns_of(angles: Tensor) -> Tensor:
-    """What `rotate` takes, of angles (N, d / 2): complex64 (N, d / 2), or (N, d / 2, 2) float32.
-
-    A pair of channels is one complex number, and one complex product is many times faster than
-    shuffled sines and cosines; compilers, ONNX and Apple's GPUs know no complex numbers.
-    """
-    plain = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-    if plain or angles.device.type not in ("cpu", "cuda"):
-        return torch.stack([angles.cos(), angles.sin()], dim=-1)
-    return torch.polar(torch.ones_like(angles), angles)
+    """What `rotate` takes, of angles (..., d / 2): cosines and sines, float32 (..., d / 2, 2)."""
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """`x` with each channel pair turned by its angle, computed in float32, in the dtype of `x`.
 
+    A pair is one complex number, and one complex product is many times faster than shuffled sines
+    and cosines; compilers, ONNX and Apple's GPUs know no complex numbers.
+
     Args:
         x: (..., d).
-        turns: complex64 (..., d / 2) of length 1, or cosines and sines (..., d / 2, 2).
+        turns: what `turns_of` gives, float32 (..., d / 2, 2).
     """
     pairs = x.float().view(*x.shape[:-1], -1, 2)  # (..., d / 2, 2)
-    if turns.is_complex():
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * turns)
-    else:
+    is_plain = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+    if is_plain or x.device.type not in ("cpu", "cuda"):
         (a, b), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
         turned = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns))
     return turned.flatten(-2).to(x.dtype)
 
 

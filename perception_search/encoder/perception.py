@@ -53,8 +53,8 @@ class PerceptionEncoder(TorchEncoder):
         pooling: how the frames of a video become one vector; see `pool_frames`.
         long_texts: `cut` drops what a text has beyond the context, with a warning. `split` embeds
             such a text in pieces, and its embedding is their mean, weighted by their tokens.
-        compile: compute frames by `torch.compile`, always `batch_size` at a time. It takes a minute
-            before the first frame, and is for many frames on a GPU.
+        compile: compute frames by `torch.compile`, always `batch_size` at a time. It takes some
+            seconds before the first frame, and is for many frames on a GPU.
         attention: of texts: `sdpa` is torch's own; `xformers` computes texts of different lengths
             as one row, on CUDA.
 
@@ -296,9 +296,10 @@ class PerceptionEncoder(TorchEncoder):
 
         if not self._compile:
             return compute
-        from perception_search.encoder.compiled import compiled
+        from perception_search.encoder.compiled import compile_blocks, in_full_batches
 
-        return compiled(compute, self.batch_size)
+        compile_blocks(tower.transformer)
+        return in_full_batches(compute, self.batch_size)
 
     def _process_starts(self) -> "list[dict[str, Any]]":
         """What the processes of several devices are told first; see `device_worker`."""

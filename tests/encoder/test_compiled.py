@@ -1,4 +1,4 @@
-"""A compiled tower gives what the tower gives, and is compiled for one shape."""
+"""A compiled tower gives what the tower gives; one block is compiled, for one shape."""
 
 import functools
 from dataclasses import replace
@@ -10,16 +10,18 @@ from synthetic import MINI_CLS, MINI_NOCLS, T16, tower_state
 from torch._dynamo.utils import counters
 
 from perception_search.encoder import PerceptionEncoder
-from perception_search.encoder.compiled import compiled
+from perception_search.encoder.compiled import compile_blocks, in_full_batches
 from perception_search.encoder.towers import VisionTower, to_unit_range
 
 NAME = T16.name
 
 
-def computation(config):
+def computation(config, compile_with=None):
     with torch.device("meta"):
         tower = VisionTower(config)
     tower.load_state_dict(tower_state(tower), assign=True)
+    if compile_with is not None:
+        compile_blocks(tower.transformer, backend=compile_with)
     return lambda pixels: tower(to_unit_range(pixels, torch.float32))
 
 
@@ -57,18 +59,20 @@ def test_a_compiled_tower_gives_what_the_tower_gives(
     if backend == "inductor" and not has_compiler():
         pytest.skip("there is no C++ compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    compute = computation(replace(config, depth=1))
-    fast = compiled(compute, 4, backend=backend)
+    config = replace(config, depth=12)  # torch compiles one function 8 times at most
+    compute = computation(config)
+    fast = in_full_batches(computation(config, compile_with=backend), 4)
     size = config.image_size
     pixels = torch.randint(0, 256, (9, 3, size, size), dtype=torch.uint8)
     with torch.inference_mode():
         for part in (pixels[:4], pixels[4:8], pixels[8:]):
             torch.testing.assert_close(fast(part), compute(part), rtol=0, atol=1e-4)
-    assert num_graphs() == 1, "one shape, and nothing that a graph cannot hold"
+    assert num_graphs() == 1, "one block, one shape, and nothing that a graph cannot hold"
 
 
 def test_an_encoder_compiles_once_for_batches_of_any_length(t16_files, num_graphs, monkeypatch):
-    monkeypatch.setattr(torch, "compile", functools.partial(_compile_eagerly, torch.compile))
+    traced = functools.partial(compile_blocks, backend="eager")  # that is enough here
+    monkeypatch.setattr("perception_search.encoder.compiled.compile_blocks", traced)
     options = {"weights": t16_files["safetensors"], "device": "cpu", "dtype": "float32"}
     encoder = PerceptionEncoder(NAME, batch_size=3, compile=True, **options)
     plain = PerceptionEncoder(NAME, batch_size=3, **options)
@@ -79,12 +83,6 @@ def test_an_encoder_compiles_once_for_batches_of_any_length(t16_files, num_graph
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
         np.testing.assert_allclose(encoder.encode_frames(batch), wanted, rtol=0, atol=1e-4)
     assert num_graphs() == 1
-
-
-def _compile_eagerly(compile_, compute, *, dynamic, backend):
-    """Traces as ever, then runs the traced operations one by one: that is enough here."""
-    assert backend == "inductor"
-    return compile_(compute, dynamic=dynamic, backend="eager")
 
 
 def test_int8_is_not_compiled():

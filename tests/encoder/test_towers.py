@@ -6,7 +6,7 @@ from synthetic import MINI_CLS, MINI_LANG, MINI_NOCLS, tower_state
 
 from perception_search.encoder.base import pool_frames, unit
 from perception_search.encoder.cpu_linear import Int8Linear, can_pack, to_int8, to_packed
-from perception_search.encoder.layers import rope_angles, rotate
+from perception_search.encoder.layers import rope_angles, rotate, turns_of
 from perception_search.encoder.towers import TextTower, VisionTower
 
 MINI = {"mini_cls": MINI_CLS, "mini_nocls": MINI_NOCLS}
@@ -105,7 +105,7 @@ def test_a_rotation_turns_neighbouring_channels_as_a_matrix_would():
             matrix = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
             channels = slice(2 * pair, 2 * pair + 2)
             expected[:, token, :, channels] = x[:, token, :, channels] @ matrix.T
-    turns = torch.polar(torch.ones_like(angles), angles)[:, None]
+    turns = turns_of(angles)[:, None]
     close(rotate(x, turns).numpy(), expected.numpy(), atol=1e-6)
 
 
