@@ -5,9 +5,10 @@
 
 The matrix rate is that of one large product of squares, measured first. Rows:
 
-    frames     uint8 frames that lie on the device, normalised there: ours eager and compiled, timm
-               compiled; the share is floating-point operations, computed from the model's
-               configuration, divided by the matrix rate
+    frames     uint8 frames that lie on the device, normalised there: ours and timm's, eager and
+               compiled (of timm's G14 the blocks one by one, as the whole takes minutes); the
+               share is floating-point operations, computed from the model's configuration, divided
+               by the matrix rate
     stream     batches in host memory, as an ingest hands them over: copied while the last batch
                computes (overlapped), and one after the other
     devices    the same batches shared out to every GPU, a process each
@@ -39,15 +40,16 @@ from processes import machine
 from torch import Tensor
 
 from perception_search import PerceptionEncoder
-from perception_search.encoder.compiled import compiled
+from perception_search.encoder.compiled import Compute, compile_blocks, in_full_batches
 from perception_search.encoder.config import MODELS, TextConfig, VisionConfig
 from perception_search.encoder.packing import check_xformers, encode_packed, xformers_attention
 from perception_search.encoder.towers import TextTower, to_unit_range
 from perception_search.errors import MissingExtra
 
 T16, B16 = "PE-Core-T16-384", "PE-Core-B16-224"
-GPU_MODELS = (B16, "PE-Core-L14-336", "PE-Core-G14-448")
-PATHS = ("ours, eager", "ours, compiled", "timm, compiled")
+G14 = "PE-Core-G14-448"
+GPU_MODELS = (B16, "PE-Core-L14-336", G14)
+PATHS = ("ours, eager", "ours, compiled", "timm, eager", "timm, compiled")
 TEXT_WAYS = ("padded", "cut", "packed")
 STREAM_WAYS = ("one after the other", "overlapped")
 LEAST_COSINE = 0.999
@@ -199,39 +201,18 @@ def frame_rows(
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (batch_size, 3, size, size), generator=generator)
     pixels = pixels.to(torch.uint8).to(device)
-    computed: dict[str, Callable[[Tensor], Tensor]] = {}
+    computed: dict[str, Compute] = {}
     missing = {}
-
-    def through(tower: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda frames: tower(to_unit_range(frames, dtype))
-
-    for path in paths:
-        if path == "ours, eager":
-            computed[path] = through(encoder.vision)
-        elif path == "ours, compiled":
-            # Not the same tower: a CPU has layers for eager towers that no compiler knows.
-            other = PerceptionEncoder(
-                config.name, weights=weights, device=str(device), dtype=encoder.dtype, compile=True
-            )
-            computed[path] = compiled(through(other.vision), batch_size)
-        else:
+    with torch.inference_mode():
+        for path in paths:
             try:
-                theirs = timm_model(config.name, tensors).to(device, dtype)
+                compute = frames_through(path, encoder, weights, tensors)
+                check_same(path, [encoder.vision(to_unit_range(pixels, dtype)), compute(pixels)])
             except ImportError as error:
                 missing[path] = str(error)
-                continue
-            computed[path] = torch.compile(through(theirs), dynamic=False)
-
-    def side(compute: Callable[[Tensor], Tensor]) -> Callable[[], int]:
-        def run() -> int:
-            compute(pixels)
-            return batch_size
-
-        return run
-
-    with torch.inference_mode():
-        check_same(config.name, [compute(pixels) for compute in computed.values()])
-        sides = {path: side(compute) for path, compute in computed.items()}
+            else:
+                computed[path] = compute
+        sides = {path: asked(compute, pixels) for path, compute in computed.items()}
         found = rates(sides, device, num_rounds)
     for path in paths:
         what = f"frames, {path}, {dtype}, batches of {batch_size}".replace("torch.", "")
@@ -240,6 +221,43 @@ def frame_rows(
             continue
         share = found[path] * frame_flops(config.vision) / matrix_flops
         yield Row(device.type, config.name, what, found[path], share_of_matrix_rate=share)
+
+
+def asked(compute: Compute, pixels: Tensor) -> Callable[[], int]:
+    def side() -> int:
+        compute(pixels)
+        return len(pixels)
+
+    return side
+
+
+def frames_through(
+    path: str, encoder: PerceptionEncoder, weights: Path, tensors: Mapping[str, Tensor]
+) -> Compute:
+    """Frames uint8 (B, 3, H, W) on the device to embeddings there, by one of PATHS."""
+    name, device = encoder.config.name, encoder.device
+    dtype = next(encoder.vision.parameters()).dtype
+
+    def through(tower: Callable[[Tensor], Tensor]) -> Compute:
+        return lambda frames: tower(to_unit_range(frames, dtype))
+
+    if path == "ours, eager":
+        return through(encoder.vision)
+    if path == "ours, compiled":
+        # Not the same tower: a CPU has layers for eager towers that no compiler knows.
+        other = PerceptionEncoder(
+            name, weights=weights, device=str(device), dtype=encoder.dtype, compile=True
+        )
+        compile_blocks(other.vision.transformer)
+        return in_full_batches(through(other.vision), encoder.batch_size)
+    theirs = timm_model(name, tensors, device).to(dtype)
+    if path == "timm, eager":
+        return through(theirs)
+    if name == G14:
+        for block in theirs.blocks:
+            block.compile(dynamic=False)
+        return through(theirs)
+    return torch.compile(through(theirs), dynamic=False)
 
 
 def stream_rows(encoder: PerceptionEncoder, num_rounds: int, num_batches: int) -> Iterator[Row]:
@@ -365,12 +383,13 @@ def rows_not_run() -> Iterator[Row]:
 
 
 def gpu_rows(folder: Path, num_rounds: int, matrix_flops: float) -> Iterator[Row]:
+    device = torch.device("cuda")
     for name in GPU_MODELS:
         path = folder / f"{name}.safetensors"
-        tensors = random_weights(name, path, with_text=name == B16)
+        tensors = random_weights(name, path, with_text=name == B16, device=device)
         encoder = PerceptionEncoder(name, weights=path, device="cuda", dtype="bfloat16")
         yield from frame_rows(encoder, path, tensors, PATHS, num_rounds, matrix_flops)
-        yield from stream_rows(encoder, num_rounds, 16)
+        del tensors
         if name == B16:
             yield from text_rows(encoder, num_rounds, 8192)
             if torch.cuda.device_count() > 1:
@@ -378,6 +397,7 @@ def gpu_rows(folder: Path, num_rounds: int, matrix_flops: float) -> Iterator[Row
                 yield device_row(several, 64)
             else:
                 yield Row("cuda", B16, devices_row("all"), why="there is one GPU")
+        yield from stream_rows(encoder, num_rounds, 3 if name == G14 else 16)
         del encoder
         torch.cuda.empty_cache()
         path.unlink()
@@ -410,6 +430,7 @@ def ratios(rows: Sequence[Row]) -> dict[str, float]:
         short = name.split("-")[2].lower()
         ours = rate(name, "frames, ours, compiled")
         pairs[f"{short}_compiled_over_eager"] = ours, rate(name, "frames, ours, eager")
+        pairs[f"{short}_compiled_over_timm_eager"] = ours, rate(name, "frames, timm, eager")
         pairs[f"{short}_compiled_over_timm_compiled"] = ours, rate(name, "frames, timm, compiled")
         pairs[f"{short}_stream_overlapped_over_not"] = (
             rate(name, "stream, overlapped"),
@@ -432,29 +453,31 @@ def main() -> None:
     flops = matrix_rate(device, torch.bfloat16)
     name = torch.cuda.get_device_name(device) if options.device == "cuda" else machine()
     print(f"{name}: {flops / 1e12:,.2f} TFLOP/s in bfloat16 products of matrices")
-    rows = []
+    rows: list[Row] = []
+
+    def result() -> dict[str, Any]:
+        return {
+            "device": name,
+            "machine": machine(),
+            "torch": torch.__version__,
+            "matrix_tflops": round(flops / 1e12, 2),
+            "rows_not_run": sum(row.rate is None for row in rows),
+            **ratios(rows),
+        }
+
     with tempfile.TemporaryDirectory() as folder:
         run = gpu_rows if options.device == "cuda" else cpu_rows
         for row in run(Path(folder), options.rounds, flops):
             print(row, flush=True)
             rows.append(row)
+            if options.out:  # each time: a GPU that is lent may be taken away
+                content = result() | {"rows": list(map(asdict, rows))}
+                options.out.write_text(json.dumps(content, indent=1) + "\n")
     if options.device == "cpu":
         for row in rows_not_run():
             print(row)
             rows.append(row)
-    result = {
-        "device": name,
-        "machine": machine(),
-        "torch": torch.__version__,
-        "matrix_tflops": round(flops / 1e12, 2),
-        "rows_not_run": sum(row.rate is None for row in rows),
-        **ratios(rows),
-    }
-    if options.out:
-        options.out.write_text(
-            json.dumps(result | {"rows": list(map(asdict, rows))}, indent=1) + "\n"
-        )
-    print(json.dumps(result))
+    print(json.dumps(result()))
 
 
 if __name__ == "__main__":

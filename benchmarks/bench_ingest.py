@@ -10,6 +10,9 @@ the operating system over the process and its decoding workers. `busy_share` is 
 by the time from the first file opened to the last commit.
 
     python benchmarks/bench_ingest.py [--small 1000] [--large 200] [--encoders starter B16-random]
+
+`B16-random` and `L14-random` are PE-Core models with random weights, which take the same time. On a
+GPU they compute there, and the bound says whether it or the decoding CPU comes first.
 """
 
 import argparse
@@ -18,16 +21,19 @@ import os
 import resource
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers import random_weights
 from PIL import Image
 
 from perception_search import Collection, load_encoder
 from perception_search.assets import sample_media
 from perception_search.encoder.protocol import encode_batches
 
+ENCODERS = {"B16-random": "PE-Core-B16-224", "L14-random": "PE-Core-L14-336", "starter": "starter"}
 SMALL, LARGE = (640, 480), (4000, 3000)
 BATCHES = 16
 
@@ -38,31 +44,18 @@ def write_photographs(folder: Path, count: int, size: tuple[int, int], seed: int
     rng = np.random.default_rng(seed)
     paths = [p for p in sorted(sample_media().iterdir()) if p.suffix in (".jpg", ".png")]
     sources = [Image.open(path).convert("RGB") for path in paths]
-    for number in range(count):
-        source = sources[number % len(sources)]
-        width, height = source.size
-        share = rng.uniform(0.5, 1)
-        left, top = rng.uniform(0, 1 - share, 2)
+    shares = rng.uniform(0.5, 1, count)
+    corners = rng.uniform(0, 1, (count, 2)) * (1 - shares[:, None])
+
+    def write(number: int) -> None:
+        source, share = sources[number % len(sources)], shares[number]
+        (left, top), (width, height) = corners[number], source.size
         box = (left * width, top * height, (left + share) * width, (top + share) * height)
         part = source.resize(size, Image.Resampling.BILINEAR, box=box)
         part.save(folder / f"{number:05d}.jpg", quality=88)
 
-
-def random_weights(folder: Path) -> Path:
-    """A weights file of PE-Core-B16-224 whose vision tower is random; it has no text tower."""
-    import torch
-    from safetensors.torch import save_file
-
-    from perception_search.encoder.config import MODELS
-    from perception_search.encoder.towers import VisionTower
-
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        shapes = VisionTower(MODELS["PE-Core-B16-224"].vision).state_dict()
-    tensors = {f"visual.{k}": 0.02 * torch.randn(v.shape) for k, v in shapes.items()}
-    path = folder / "PE-Core-B16-224.safetensors"
-    save_file(tensors, path)
-    return path
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(count)))
 
 
 def cpu_seconds() -> float:
@@ -113,7 +106,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--small", type=int, default=1000)
     parser.add_argument("--large", type=int, default=200)
-    parser.add_argument("--encoders", nargs="+", default=["starter", "B16-random"])
+    parser.add_argument(
+        "--encoders", nargs="+", choices=ENCODERS, default=["starter", "B16-random"]
+    )
     args = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -122,10 +117,11 @@ def main() -> None:
         write_photographs(media / "small", args.small, SMALL, seed=0)
         write_photographs(media / "large", args.large, LARGE, seed=1)
         for name in args.encoders:
-            if name == "starter":
-                encoder = load_encoder("starter")
-            else:
-                encoder = load_encoder("PE-Core-B16-224", weights=random_weights(folder))
+            model, weights = ENCODERS[name], None
+            if model != "starter":
+                weights = folder / f"{model}.safetensors"
+                random_weights(model, weights)
+            encoder = load_encoder(model, weights=weights)
             result = measure(name, encoder, media, folder)
             print(json.dumps(result))
             results.append(result)

@@ -108,22 +108,28 @@ def open_clip_transform(name: str) -> Any:
     )
 
 
-def timm_model(name: str, tensors: Mapping[str, Tensor]) -> Any:
+def timm_model(name: str, tensors: Mapping[str, Tensor], device: torch.device | None = None) -> Any:
     """timm's vision tower with these weights, ready for inference, in float32.
 
     Pixels (B, 3, H, W) in -1..1 become raw embeddings: the projection is its head. The models
     without projection pool by the mean of the patches, as only timm does.
+
+    Args:
+        name: as released.
+        tensors: by the names of the release, on `device`.
+        device: the CPU unless one is given; timm first makes random weights there.
     """
     _declare_torchvision_operators()
     import timm
 
     vision = vision_tensors(tensors)
-    model = timm.create_model(
-        TIMM_NAMES[name],
-        num_classes=MODELS[name].vision.output_dim or 0,
-        depth=num_blocks(vision),
-    )
-    model.load_state_dict(timm_state(vision), assign=True)
+    with torch.device(device or "cpu"):
+        model = timm.create_model(
+            TIMM_NAMES[name],
+            num_classes=MODELS[name].vision.output_dim or 0,
+            depth=num_blocks(vision),
+        )
+        model.load_state_dict(timm_state(vision), assign=True)
     return model.float().eval()
 
 
@@ -177,6 +183,7 @@ def perception_lm_tower(name: str, tensors: Mapping[str, Tensor]) -> Any:
         "architecture": PERCEPTION_LM_NAMES[name],
         "model_args": {
             "depth": num_blocks(vision_tensors(tensors)),
+            "embed_dim": config.width,
             "img_size": [config.image_size, config.image_size],
             "ref_feat_shape": [config.grid_size, config.grid_size],
             "global_pool": "",
@@ -193,7 +200,12 @@ def perception_lm_tower(name: str, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def random_weights(
-    name: str, path: Path, *, with_text: bool = False, depth: int | None = None
+    name: str,
+    path: Path,
+    *,
+    with_text: bool = False,
+    depth: int | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, Tensor]:
     """Seeded towers under the names of the release, written to `path` as well.
 
@@ -204,8 +216,9 @@ def random_weights(
         path: of the safetensors file.
         with_text: the text tower as well.
         depth: blocks of each tower at most; None for as many as were released.
+        device: where they are made and stay; each kind of device makes its own.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device or "cpu").manual_seed(0)
     config = shallow(MODELS[name], depth)
     prefix = "visual." if config.text else ""
     with torch.device("meta"):
@@ -217,7 +230,7 @@ def random_weights(
             shapes |= TextTower(config.text).state_dict()
     tensors = {}
     for key, shape in shapes.items():
-        values = torch.randn(shape.shape, generator=generator)
+        values = torch.randn(shape.shape, generator=generator, device=device)
         if "ln_" in key or "layernorm" in key:
             values = values * 0.1 + key.endswith("weight")
         elif key.endswith("bias"):
