@@ -12,6 +12,7 @@
 #   make parity-env            .venv-parity: what other people would run instead
 #   make bench-video           videos, ours and theirs
 #   make bench-encode          pictures and words, ours and theirs
+#   make bench-gpu             the same on a GPU, where there is one
 #
 # TORCH_INDEX= names a package index for torch alone, where pip would take a CUDA build unasked.
 
@@ -26,7 +27,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PARITY_PIP := $(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test check bench parity parity-env bench-video bench-encode scale faults clean
+.PHONY: demo test check bench parity parity-env bench-video bench-encode bench-gpu scale faults clean
 
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -75,6 +76,9 @@ bench-video: parity-env
 
 bench-encode: parity-env
 	$(PARITY)/bin/python benchmarks/bench_encode.py
+
+bench-gpu: parity-env
+	$(PARITY)/bin/python benchmarks/bench_gpu.py
 
 scale: $(VENV)/test
 	PERCEPTION_SEARCH_SCALE=full $(BIN)/python -m pytest tests/test_scale.py -s

@@ -7,6 +7,7 @@ how many blocks a model is made is seen from them, so that a large one can be tr
 
 import contextlib
 import functools
+import importlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +207,7 @@ def random_weights(
     with_text: bool = False,
     depth: int | None = None,
     device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """Seeded towers under the names of the release, written to `path` as well.
 
@@ -217,6 +219,7 @@ def random_weights(
         with_text: the text tower as well.
         depth: blocks of each tower at most; None for as many as were released.
         device: where they are made and stay; each kind of device makes its own.
+        dtype: of all of them.
     """
     generator = torch.Generator(device or "cpu").manual_seed(0)
     config = shallow(MODELS[name], depth)
@@ -241,7 +244,7 @@ def random_weights(
             values = values / values[0].numel() ** 0.5
         elif key.endswith(("proj", "text_projection")):
             values = values / len(values) ** 0.5
-        tensors[key] = values
+        tensors[key] = values.to(dtype)
     save_file(tensors, path)
     return tensors
 
@@ -258,8 +261,17 @@ def shallow(config: ModelConfig, depth: int | None) -> ModelConfig:
     )
 
 
+@functools.cache
 def _declare_torchvision_operators() -> None:
-    """All of them import torchvision, whose own operators a CPU build of torch may not have."""
-    for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):  # declared already
-            torch.library.define(f"torchvision::{name}", _NMS)
+    """All of them import torchvision, whose own operators a CPU build of torch may not have.
+
+    Where it has them, declaring them once more would end the process.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in ("nms", "qnms"):
+            with contextlib.suppress(RuntimeError):  # declared already
+                torch.library.define(f"torchvision::{name}", _NMS)

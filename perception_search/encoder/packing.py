@@ -17,7 +17,7 @@ from torch import Tensor
 
 from perception_search.encoder.layers import Block
 from perception_search.encoder.towers import TextTower
-from perception_search.errors import MissingExtra
+from perception_search.errors import EncoderError, MissingExtra
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries, keys and values (1, T, H, d) -> what each token of its own text sees (1, T, H, d)."""
@@ -77,12 +77,22 @@ def encode_packed(
 
 
 def xformers_attention(lengths: NDArray[np.int64], device: torch.device) -> Attend:
-    """Attention within texts of these lengths (N,), by xformers. `check_xformers` comes first."""
+    """Attention within texts of these lengths (N,), by xformers. `check_xformers` comes first.
+
+    What attends raises EncoderError where xformers has nothing for its input.
+    """
     ops = importlib.import_module("xformers.ops")
     mask = ops.fmha.attn_bias.BlockDiagonalCausalMask.from_seqlens(lengths.tolist(), device=device)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out: Tensor = ops.memory_efficient_attention(q, k, v, attn_bias=mask)
+        try:
+            out: Tensor = ops.memory_efficient_attention(q, k, v, attn_bias=mask)
+        except NotImplementedError as error:  # with a page of reasons
+            raise EncoderError(
+                f"attention='xformers' cannot compute {q.dtype} with this build of xformers, torch "
+                f"{torch.__version__} and this GPU; `python -m xformers.info` says why, and 'sdpa' "
+                "computes everywhere"
+            ) from error
         return out
 
     return attend

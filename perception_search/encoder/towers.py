@@ -85,7 +85,8 @@ class VisionTower(nn.Module):
         if not -config.depth <= layer < config.depth:
             raise ValueError(f"layer={layer}; this tower has blocks 0 to {config.depth - 1}")
         height, width = self._grid(pixels)
-        x = F.linear(self._patches(pixels), self.conv1.weight.flatten(1))  # (B, Gh * Gw, D)
+        weight = self.conv1.weight.flatten(1)  # (D, 3 * P * P)
+        x: Tensor = F.linear(self._patches(pixels, height, width), weight)  # (B, Gh * Gw, D)
         if config.class_token:
             first = self.class_embedding.expand(x.shape[0], 1, -1)  # len(x) would fix an export's B
             x = torch.cat([first, x], dim=1)  # (B, N, D)
@@ -116,14 +117,14 @@ class VisionTower(nn.Module):
         table = F.interpolate(table, (grid_height, grid_width), mode="bilinear")
         return torch.cat([class_row, table[0].flatten(1).T.to(class_row.dtype)])
 
-    def _patches(self, pixels: Tensor) -> Tensor:
+    def _patches(self, pixels: Tensor, height: int, width: int) -> Tensor:
         """The pixels of each patch (B, Gh * Gw, 3 * P * P), y outer, as `conv1` has its weights.
 
         Patches do not overlap, so that a matrix product does what `conv1` would; GPUs have only
         slow convolutions of this kind in bfloat16.
         """
         patch = self.config.patch_size
-        x = pixels.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, 3, Gh, P, Gw, P)
+        x = pixels.reshape(pixels.shape[0], 3, height, patch, width, patch)
         return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
     def _grid(self, pixels: Tensor) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Texts packed into one row give what padded rows give."""
 
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from perception_search.encoder.packing import (
 )
 from perception_search.encoder.tokenizer import tokenize
 from perception_search.encoder.towers import TextTower
-from perception_search.errors import MissingExtra
+from perception_search.errors import EncoderError, MissingExtra
 
 TEXTS = ["a cat", "", "two dogs on a beach, one of them asleep under an umbrella", "a", "cat " * 40]
 
@@ -96,6 +97,24 @@ def test_xformers_gives_the_embeddings_of_torch(t16_files):
     expected = PerceptionEncoder(T16.name, **options).encode_text(TEXTS[:-1])
     actual = PerceptionEncoder(T16.name, attention="xformers", **options).encode_text(TEXTS[:-1])
     assert ((actual * expected).sum(axis=1) > 0.999).all()
+
+
+def test_a_build_of_xformers_without_kernels_is_told_in_a_sentence(monkeypatch):
+    def memory_efficient_attention(*_, **__):
+        raise NotImplementedError(
+            "No operator found\n  because:\n    xFormers wasn't build with CUDA"
+        )
+
+    mask = types.SimpleNamespace(from_seqlens=lambda lengths, device: None)
+    bias = types.SimpleNamespace(BlockDiagonalCausalMask=mask)
+    ops = types.ModuleType("xformers.ops")
+    ops.fmha = types.SimpleNamespace(attn_bias=bias)
+    ops.memory_efficient_attention = memory_efficient_attention
+    monkeypatch.setitem(sys.modules, "xformers", types.ModuleType("xformers"))
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+    attend = xformers_attention(np.array([3, 2]), torch.device("cpu"))
+    with pytest.raises(EncoderError, match=r"^attention='xformers' cannot .* 'sdpa' .*$"):
+        attend(*torch.randn(3, 1, 5, 2, 8))
 
 
 def test_xformers_is_refused_where_it_cannot_compute(t16_files, monkeypatch):
