@@ -163,14 +163,17 @@ def test_a_collection_is_measured_with_annotations(run, made, tmp_path):
 def test_search_reads_queries_from_standard_input(run, made, monkeypatch):
     import io
 
+    def typed(text):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
     path, _ = made
-    monkeypatch.setattr(sys, "stdin", io.StringIO("red\n\ngreen\n"))
+    typed("red\n\ngreen\n")
     _, out, _ = run("search", path, "-", "-k", 2, "--json")
     hits = objects(out)
     assert [(hit["query"], hit["rank"]) for hit in hits] == [
         ("red", 1), ("red", 2), ("green", 1), ("green", 2)
     ]  # fmt: skip
-    monkeypatch.setattr(sys, "stdin", io.StringIO("red\n"))
+    typed("red")  # no line end
     _, out, _ = run("search", path, "-", "-k", 1)
     assert out.startswith("# red\n")
 
@@ -395,7 +398,7 @@ def commands():
 
 
 def test_every_help_opens_with_an_example_on_a_line_of_its_own(run):
-    assert len(commands()) == 18
+    assert len(commands()) == 19
     for command in commands():
         code, out, _ = run(*command.split(), "--help")
         assert code == 0
