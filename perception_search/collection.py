@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perception_search import current_index, manifest, media, resegment, tables
+from perception_search import current_index, manifest, media, overview, resegment, tables
 from perception_search import index as indexing
 from perception_search import ingest as ingesting
-from perception_search import search as searching
 from perception_search import verify as verifying
 from perception_search.encoder import Encoder, Identity, load_encoder
 from perception_search.encoder.auto import choose_model, notice_for
@@ -32,6 +31,7 @@ from perception_search.media import absolute
 from perception_search.own_encoder import OwnEncoder
 from perception_search.query import QueryEncoder, mix
 from perception_search.scoring import Target
+from perception_search.searcher import Searcher
 from perception_search.segments import Segmentation
 from perception_search.snapshot import Snapshot
 from perception_search.survey import (
@@ -66,7 +66,7 @@ class Collection:
         self._encoder = encoder
         self._checked: set[str] = set()
         self._snapshot = Snapshot.open(path, self._checked)
-        self._index = current_index.CurrentIndex(path)
+        self._searcher = Searcher(path, encoder.device)
 
     # Making and opening
 
@@ -182,9 +182,7 @@ class Collection:
     @property
     def sampling(self) -> Sampling:
         """How videos are looked at."""
-        described = dict(self._snapshot.manifest.collection["sampling"])
-        described.pop("segment_seconds", None)  # a collection from when it could not be changed
-        return Sampling(**described)
+        return self._snapshot.sampling
 
     @property
     def segmentation(self) -> Segmentation:
@@ -196,7 +194,6 @@ class Collection:
         """The newest version; looks for a newer one each time."""
         if manifest.versions(self.path)[-1] != self._snapshot.version:
             self._snapshot = Snapshot.open(self.path, self._checked)
-            self._index.forget()
         return self._snapshot
 
     def encoder_for(self, tower: str) -> Encoder:
@@ -214,45 +211,7 @@ class Collection:
 
     def info(self) -> dict[str, Any]:
         """What is in it, by name, ready for JSON. Needs no weights."""
-        snapshot = self.snapshot
-        described = snapshot.manifest.collection
-        kinds = snapshot.live_items["kind"].to_pylist()
-        origins: list[dict[str, str]] = []
-        for file in snapshot.manifest.of("rows"):
-            origins += [dict(origin) for origin in file.provenance if origin not in origins]
-        try:
-            record = indexing.read_record(self.path)
-        except ValueError:
-            record = None
-        return {
-            "path": str(self.path),
-            "notice": self.notice,
-            **described["identity"],
-            "created_at": described["created_at"],
-            "sampling": asdict(self.sampling),
-            "segmentation": snapshot.segmentation.as_dict(),
-            "version": snapshot.version,
-            "images": kinds.count("image"),
-            "videos": kinds.count("video"),
-            "rows": int((snapshot.item_of_row >= 0).sum()),
-            "video_seconds": float(
-                np.nansum(snapshot.live_items["duration_seconds"].to_numpy().astype(float))
-            ),
-            "failures": len(self.failures()),
-            "roots": list(snapshot.manifest.roots),
-            "size_bytes": sum(file.size_bytes for file in snapshot.manifest.files),
-            "files": len(snapshot.manifest.files),
-            "index": None
-            if record is None
-            else {
-                "recipe": record.recipe.name,
-                "factory": record.recipe.factory,
-                "rows": record.num_rows,
-                "rows_since": snapshot.manifest.next_row_id - record.next_row_id,
-                "size_bytes": record.size_bytes,
-            },
-            "provenance": origins,
-        }
+        return overview.overview(self.snapshot, self.notice)
 
     def items(self, where: str | None = None) -> "pd.DataFrame":
         """The items, one row each, with the columns that `where` sees."""
@@ -266,12 +225,7 @@ class Collection:
 
     def failures(self) -> list[FileReport]:
         """Every file that could not be taken in, with outcome and reason, by path."""
-        fine = ("ingested", "skipped", "removed")
-        return [
-            FileReport(path, record.outcome, record.reason)
-            for path, record in sorted(self.snapshot.path_records.items())
-            if record.outcome not in fine
-        ]
+        return overview.failures(self.snapshot)
 
     # Filling it
 
@@ -482,8 +436,48 @@ class Collection:
         words = [*([query] if query is not None else []), *texts]
         parts = [*encode.texts(words), *encode.images(images), *encode.videos(videos)]
         target = Target(mix(parts), encode.texts(minus))
+        [hits] = self._ranked(
+            [target], k=k, condition=where, min_score=min_score, whole=whole, moments=moments
+        )
+        return hits
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        *,
+        texts: "Sequence[str | tuple[float, str]]" = (),
+        images: "Sequence[Picture | tuple[float, Picture]]" = (),
+        videos: "Sequence[str | Path | tuple[float, str | Path]]" = (),
+        minus: "Sequence[str | tuple[float, str]]" = (),
+        k: int = 10,
+        where: str | None = None,
+        min_score: float | None = None,
+        whole: bool = False,
+        moments: bool = False,
+    ) -> list[Hits]:
+        """What `search` finds for each of many queries, in order and faster than one by one.
+
+        Args:
+            queries: words, of one query each.
+            texts: more words of every query; so are all other arguments, as for `search`.
+            images: pictures that every result should look like.
+            videos: the same with videos.
+            minus: words whose depiction lowers an item's score.
+            k: items wanted of each.
+            where: a filter over the item columns.
+            min_score: leave out what scores below this.
+            whole: as for `search`.
+            moments: as for `search`.
+
+        Raises:
+            QueryError: one of the queries is empty, or `where` cannot be used.
+        """
+        encode = self._query_encoder()
+        parts = [*encode.texts(texts), *encode.images(images), *encode.videos(videos)]
+        taken_away = encode.texts(minus)
+        targets = [Target(mix([words, *parts]), taken_away) for words in encode.texts(queries)]
         return self._ranked(
-            target, k=k, condition=where, min_score=min_score, whole=whole, moments=moments
+            targets, k=k, condition=where, min_score=min_score, whole=whole, moments=moments
         )
 
     def similar(
@@ -518,27 +512,20 @@ class Collection:
         mine = np.asarray(snapshot.rows.content_hash.to_pylist(), object) == record.content_hash
         positions = np.flatnonzero(mine & np.isin(snapshot.rows.scope, scopes))
         target = Target(snapshot.rows.embeddings(positions[:1])[0])
-        return self._ranked(
-            target,
-            k=k,
-            condition=where,
-            min_score=min_score,
-            exclude=record.content_hash,
+        [hits] = self._ranked(
+            [target], k=k, condition=where, min_score=min_score, exclude=record.content_hash
         )
+        return hits
 
-    def _ranked(self, target: Target, **how: Any) -> Hits:
+    def _ranked(self, targets: Sequence[Target], **how: Any) -> list[Hits]:
         """Search the newest version; once more where a file of it was just replaced."""
         snapshot = self.snapshot
         try:
-            return self._ranked_in(snapshot, target, **how)
+            return self._searcher.search(snapshot, targets, **how)
         except CollectionDamaged:
             if manifest.versions(self.path)[-1] == snapshot.version:
                 raise
-            return self._ranked_in(self.snapshot, target, **how)
-
-    def _ranked_in(self, snapshot: Snapshot, target: Target, **how: Any) -> Hits:
-        index = self._index.opened(snapshot.rows)
-        return searching.search(snapshot, target, index=index, **how)
+            return self._searcher.search(self.snapshot, targets, **how)
 
     def _query_encoder(self) -> QueryEncoder:
         identity = self.identity

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_search import tables
-from perception_search.errors import CollectionDamaged
-from perception_search.snapshot import Snapshot, check_unit
+from perception_search.snapshot import Snapshot, check_numbers, check_unit
 
 SAMPLE_ROWS = 4096
 _FRAMES_AT_ONCE = 1024  # 4 MB in float32: stays in the processor's cache
@@ -100,9 +99,5 @@ class Scorer:
             wanted = positions[first:last] - place.start
             part = block if last - first == len(block) else block[wanted]
             scores[first:last] = self.scores(part.astype(np.float32))
-        if not np.isfinite(scores).all():
-            raise CollectionDamaged(
-                "a stored embedding is not a number, so a file has changed since it was written. "
-                "`perception-search verify` names it."
-            )
+        check_numbers(bool(np.isfinite(scores).all()))
         return scores

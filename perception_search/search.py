@@ -1,4 +1,4 @@
-"""One query over one version of a collection: filter, scan or index, merge, rank; knows no encoder.
+"""Queries over one version of a collection: filter, find rows, merge, rank; knows no encoder.
 
 Image and segment rows are ranked together and an item's score is its best row's, so that pictures
 and moments share one scale; k counts items. Moments are ranked by themselves: every span of every
@@ -7,9 +7,9 @@ video that comes near, k counts spans.
 
 import heapq
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,10 @@ from perception_search.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from perception_search.index import Index
+    from perception_search.shortlist import Shortlister
+
+Found: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Positions of rows and their scores."""
 
 SCAN_IF_FEWER_ROWS = 20_000
 
@@ -43,13 +47,43 @@ def search(
     moments: bool = False,
     exclude: str | None = None,
 ) -> Hits:
-    """The best `k` items or moments, best first; equal scores by row id.
+    """The best `k` items or moments for one target; see `search_many`."""
+    [hits] = search_many(
+        snapshot,
+        [target],
+        k=k,
+        index=index,
+        condition=condition,
+        min_score=min_score,
+        whole=whole,
+        moments=moments,
+        exclude=exclude,
+    )
+    return hits
+
+
+def search_many(
+    snapshot: Snapshot,
+    targets: Sequence[Target],
+    *,
+    k: int,
+    index: "Index | None" = None,
+    shortlister: "Shortlister | None" = None,
+    condition: str | None = None,
+    min_score: float | None = None,
+    whole: bool = False,
+    moments: bool = False,
+    exclude: str | None = None,
+) -> list[Hits]:
+    """For each target the best `k` items or moments, best first; equal scores by row id.
 
     Args:
         snapshot: what to search.
-        target: what to look for.
+        targets: what to look for.
         k: items wanted, at least 1; with `moments`, moments.
         index: where to look first; without one every row is scored.
+        shortlister: of the snapshot's rows; scores them for all targets at once, where no index
+            is used. The hits are the same without it.
         condition: a filter over the item columns, in SQL.
         min_score: leave out what scores below this.
         whole: rank videos by their whole-video row instead of their best segment.
@@ -67,18 +101,28 @@ def search(
         raise ValueError(f"k is {k}; it must be at least 1")
     if whole and moments:
         raise ValueError("videos are ranked as wholes or by their moments, not by both")
-    scorer = Scorer(snapshot, target)
     scopes = [tables.SEGMENT] if moments else [tables.IMAGE, tables.SEGMENT]
     if whole:
         scopes = [tables.IMAGE, tables.VIDEO]
     wanted = max(MIN_VIDEOS, VIDEOS_PER_MOMENT * k) if moments else k
     eligible = _eligible(snapshot, condition, scopes, exclude)
-    positions, scores = _best_rows(snapshot, scorer, eligible, wanted, None if whole else index)
-    if moments:
-        hits = _moments(snapshot, scorer, positions, k)
+    scorers = [Scorer(snapshot, target) for target in targets]
+    found: Iterable[Found]
+    if index is not None and not whole and _is_for_index(index, eligible):
+        found = (_by_index(snapshot, index, scorer, eligible, wanted) for scorer in scorers)
+    elif shortlister is not None:
+        found = _by_shortlist(snapshot, shortlister, scorers, eligible, wanted)
     else:
-        hits = _items(snapshot, scorer, positions, scores, whole)
-    return Hits(hit for hit in hits if min_score is None or hit.score >= min_score)
+        found = ((eligible, scorer.scan(eligible)) for scorer in scorers)
+    many = []
+    for scorer, rows in zip(scorers, found, strict=True):
+        positions, scores = _best_of_items(snapshot, *rows, wanted)
+        if moments:
+            hits = _moments(snapshot, scorer, positions, k)
+        else:
+            hits = _items(snapshot, scorer, positions, scores, whole)
+        many.append(Hits(hit for hit in hits if min_score is None or hit.score >= min_score))
+    return many
 
 
 def _eligible(
@@ -97,26 +141,15 @@ def _eligible(
     return np.flatnonzero(eligible)
 
 
-def _best_rows(
-    snapshot: Snapshot,
-    scorer: Scorer,
-    eligible: NDArray[np.int64],
-    k: int,
-    index: "Index | None",
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The best row of each of the best k items: positions and scores, best first."""
-    many = len(eligible) > SCAN_IF_FEWER_ROWS
-    if index is not None and many and not index.damaged:
-        found = _by_index(snapshot, index, scorer, eligible, k)
-    else:
-        found = eligible, scorer.scan(eligible)
-    return _best_of_items(snapshot, *found, k)
+def _is_for_index(index: "Index", eligible: NDArray[np.int64]) -> bool:
+    """Whether an index is worth asking: fewer rows are scanned as fast, and exactly."""
+    return len(eligible) > SCAN_IF_FEWER_ROWS and not index.damaged
 
 
 def _by_index(
     snapshot: Snapshot, index: "Index", scorer: Scorer, positions: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Positions and exact scores of candidates that hold the best k items.
+) -> Found:
+    """Candidates that hold the best k items, as far as the index sees.
 
     Looks deeper until there are k items that nothing further down could displace.
     """
@@ -130,18 +163,60 @@ def _by_index(
     while depth < len(old_ids) // 4:
         found = rows.positions(index.search(scorer.embedding.copy(), depth, allowed))
         found = found[found >= 0]
-        products = scorer.products(found)
-        scores = scorer.combine(products)
-        candidates = np.concatenate([found, new]), np.concatenate([scores, new_scores])
-        _, best_scores = _best_of_items(snapshot, *candidates, k)
-        # a penalty only lowers: what was not visited scores no more than the last one's cosine
-        settled = not scorer.has_penalty or (
-            len(found) > 0 and len(best_scores) == k and best_scores[-1] >= products[:, 0].min()
-        )
-        if len(best_scores) == k and settled:
+        candidates = _settled(snapshot, scorer, found, depth, (new, new_scores), k)
+        if candidates is not None:
             return candidates
         depth *= 4
     return positions, scorer.scan(positions)
+
+
+def _by_shortlist(
+    snapshot: Snapshot,
+    shortlister: "Shortlister",
+    scorers: Sequence[Scorer],
+    positions: NDArray[np.int64],
+    k: int,
+) -> Iterator[Found]:
+    """For each target candidates that hold the best k items."""
+    depth = 4 * k
+    if not scorers or depth >= len(positions) // 4:
+        yield from ((positions, scorer.scan(positions)) for scorer in scorers)
+        return
+    none = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    embeddings = np.stack([scorer.embedding for scorer in scorers])
+    shortlists = shortlister.shortlist(embeddings, depth, positions)
+    for scorer, shortlist in zip(scorers, shortlists, strict=True):
+        candidates = _settled(snapshot, scorer, shortlist, depth, none, k)
+        yield candidates or (positions, scorer.scan(positions))
+
+
+def _settled(
+    snapshot: Snapshot, scorer: Scorer, found: NDArray[np.int64], depth: int, more: Found, k: int
+) -> Found | None:
+    """The rows found and more of them, with scores; None where others could displace the best k.
+
+    Args:
+        snapshot: what is searched.
+        scorer: of the target.
+        found: the rows with the highest cosines, of those that could be found.
+        depth: how many of them are sure to be those; the rest came along.
+        more: rows that could not.
+        k: items wanted.
+    """
+    products = scorer.products(found)
+    candidates = (
+        np.concatenate([found, more[0]]),
+        np.concatenate([scorer.combine(products), more[1]]),
+    )
+    _, best_scores = _best_of_items(snapshot, *candidates, k)
+    if len(best_scores) < k:
+        return None
+    # a penalty only lowers: what was not found scores no more than the last one's cosine
+    if scorer.has_penalty and not (
+        len(found) and best_scores[-1] >= np.sort(products[:, 0])[-depth:][0]
+    ):
+        return None
+    return candidates
 
 
 def _best_of_items(

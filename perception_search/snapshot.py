@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from perception_search import durable, manifest, tables
 from perception_search.errors import CollectionDamaged
+from perception_search.frames import Sampling
 from perception_search.manifest import Manifest, StoredFile
 from perception_search.media import display
 from perception_search.segments import Segmentation
@@ -98,6 +99,15 @@ def check_unit(embeddings: NDArray[np.float32]) -> None:
     if not np.all(np.abs(lengths - 1) < 0.01):  # also false for NaN; fp16 rounding is 0.0005
         raise CollectionDamaged(
             "a stored embedding is not of unit length, so a file has changed since it was written. "
+            "`perception-search verify` names it."
+        )
+
+
+def check_numbers(are_numbers: bool) -> None:
+    """Raise CollectionDamaged unless what was computed of stored embeddings are numbers."""
+    if not are_numbers:
+        raise CollectionDamaged(
+            "a stored embedding is not a number, so a file has changed since it was written. "
             "`perception-search verify` names it."
         )
 
@@ -201,7 +211,14 @@ class Snapshot:
     @property
     def grid_seconds(self) -> float:
         """Between two points of the videos' time grid."""
-        return 1 / float(self.manifest.collection["sampling"]["frames_per_second"])
+        return 1 / self.sampling.frames_per_second
+
+    @property
+    def sampling(self) -> Sampling:
+        """How videos are looked at."""
+        described = dict(self.manifest.collection["sampling"])
+        described.pop("segment_seconds", None)  # a collection from when it could not be changed
+        return Sampling(**described)
 
     @property
     def segmentation(self) -> Segmentation:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from stores import DIM, item, make, row, unit
 
 from perception_search import index, search
 from perception_search.errors import CollectionDamaged, QueryError
 from perception_search.search import Target
+from perception_search.shortlist import Shortlister
 from perception_search.snapshot import PathRecord, Snapshot
 from perception_search.spans import find_spans
 from perception_search.writer import Grid, Writer
@@ -260,6 +262,49 @@ def test_an_embedding_that_changed_on_disk_is_not_ranked_in_silence(tmp_path):
     path.write_bytes(content)
     with pytest.raises(CollectionDamaged):
         search.search(Snapshot.open(folder), Target(unit(4)), k=5)
+
+
+# Many targets
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"k": 1},
+        {"k": 319},
+        {"whole": True},
+        {"moments": True},
+        {"min_score": 0.2},
+        {"condition": "kind = 'video'"},
+        {"condition": "false"},
+        {"exclude": f"{3:064x}"},
+    ],
+    ids=str,
+)
+def test_many_targets_find_what_each_finds_alone(snapshot, how):
+    how = {"k": 10} | how
+    targets = [Target(unit(number)) for number in range(9)]
+    targets += [Target(unit(number), [(2.0, unit(number + 1))]) for number in range(9)]
+    rows = snapshot.rows
+    shortlister = Shortlister(rows.blocks, rows.dim, torch.device("cpu"))
+    many = search.search_many(snapshot, targets, shortlister=shortlister, **how)
+    alone = [search.search(snapshot, target, **how) for target in targets]
+    assert [[h.row_id for h in hits] for hits in many] == [[h.row_id for h in a] for a in alone]
+    for hits, expected in zip(many, alone, strict=True):
+        assert [h.score for h in hits] == pytest.approx([h.score for h in expected], abs=1e-6)
+    assert search.search_many(snapshot, [], **how) == []
+
+
+def test_a_shortlist_says_that_a_row_is_not_of_numbers(snapshot):
+    def blocks():
+        for place, block in snapshot.rows.blocks():
+            yield place, np.where(np.arange(len(block))[:, None] == 7, np.float16(np.nan), block)
+
+    shortlister = Shortlister(blocks, snapshot.rows.dim, torch.device("cpu"))
+    targets = [Target(unit(1)), Target(unit(2))]
+    with pytest.raises(CollectionDamaged, match="not a number"):
+        search.search_many(snapshot, targets, k=3, shortlister=shortlister)
 
 
 # With an index

@@ -1,8 +1,10 @@
 """Commands that ask: a collection, or an encoder alone."""
 
+import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -34,6 +36,8 @@ from perception_search.show import (
     say,
     write_page,
 )
+
+_READ_BYTES = 1 << 16
 
 
 @app.command()
@@ -93,17 +97,33 @@ def search(
     }
     results = []
     if query == "-":
-        for line in sys.stdin:
-            if line.strip():
-                hits = collection.search(line.strip(), **how)
-                print_hits(hits, as_json=as_json, files_only=files_only, query=line.strip())
-                results.append((line.strip(), hits))
+        for queries in _queries():
+            for words, hits in zip(queries, collection.search_many(queries, **how), strict=True):
+                print_hits(hits, as_json=as_json, files_only=files_only, query=words)
+                results.append((words, hits))
     else:
         hits = collection.search(query, **how)
         print_hits(hits, as_json=as_json, files_only=files_only)
         results.append((shown, hits))
     if page is not None:
         write_page(page, collection, results, strips=moments)
+
+
+def _queries() -> Iterator[list[str]]:
+    """The queries on standard input, a line each, as many at once as are there.
+
+    Whoever types, or waits for an answer before asking on, is answered line by line.
+    """
+    source, rest = cast("io.BufferedReader", sys.stdin.buffer), b""
+    while part := source.read1(_READ_BYTES):
+        *lines, rest = (rest + part).split(b"\n")
+        yield _as_queries(lines)
+    yield _as_queries([rest])
+
+
+def _as_queries(lines: list[bytes]) -> list[str]:
+    texts = [line.decode(sys.stdin.encoding, "replace").strip() for line in lines]
+    return [text for text in texts if text]
 
 
 @app.command()

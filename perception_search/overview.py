@@ -1,0 +1,72 @@
+"""What is in a collection, and what could not be taken in; needs no weights."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from perception_search import index as indexing
+from perception_search.snapshot import Snapshot
+from perception_search.survey import FileReport
+
+_FINE = ("ingested", "skipped", "removed")
+
+
+def overview(snapshot: Snapshot, notice: str | None) -> dict[str, Any]:
+    """What is in it, by name, ready for JSON.
+
+    Args:
+        snapshot: the version.
+        notice: what everyone who sees results should know of the model.
+    """
+    described = snapshot.manifest.collection
+    kinds = snapshot.live_items["kind"].to_pylist()
+    origins: list[dict[str, str]] = []
+    for file in snapshot.manifest.of("rows"):
+        origins += [dict(origin) for origin in file.provenance if origin not in origins]
+    return {
+        "path": str(snapshot.folder),
+        "notice": notice,
+        **described["identity"],
+        "created_at": described["created_at"],
+        "sampling": asdict(snapshot.sampling),
+        "segmentation": snapshot.segmentation.as_dict(),
+        "version": snapshot.version,
+        "images": kinds.count("image"),
+        "videos": kinds.count("video"),
+        "rows": int((snapshot.item_of_row >= 0).sum()),
+        "video_seconds": float(
+            np.nansum(snapshot.live_items["duration_seconds"].to_numpy().astype(float))
+        ),
+        "failures": len(failures(snapshot)),
+        "roots": list(snapshot.manifest.roots),
+        "size_bytes": sum(file.size_bytes for file in snapshot.manifest.files),
+        "files": len(snapshot.manifest.files),
+        "index": _index(snapshot),
+        "provenance": origins,
+    }
+
+
+def failures(snapshot: Snapshot) -> list[FileReport]:
+    """Every file that could not be taken in, with outcome and reason, by path."""
+    return [
+        FileReport(path, record.outcome, record.reason)
+        for path, record in sorted(snapshot.path_records.items())
+        if record.outcome not in _FINE
+    ]
+
+
+def _index(snapshot: Snapshot) -> dict[str, Any] | None:
+    try:
+        record = indexing.read_record(snapshot.folder)
+    except ValueError:  # damaged; the next search says so
+        record = None
+    if record is None:
+        return None
+    return {
+        "recipe": record.recipe.name,
+        "factory": record.recipe.factory,
+        "rows": record.num_rows,
+        "rows_since": snapshot.manifest.next_row_id - record.next_row_id,
+        "size_bytes": record.size_bytes,
+    }
