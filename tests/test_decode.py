@@ -1,9 +1,9 @@
 """The pool: every file one outcome, whatever happens to workers, files and the caller."""
 
 import collections
+import contextlib
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -639,11 +639,25 @@ def test_the_version_names_what_decodes():
     assert f"av-{av.__version__}" in decoder_version()
 
 
+def most_memory(processes):
+    """The most bytes that one of them has held since it started, of those that still run."""
+    most = 0
+    for process in processes:
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            most = max(most, int((status.partition("VmHWM:")[2].split() or ["0"])[0]) * 1024)
+    return most
+
+
 @pytest.mark.parametrize("num_workers", [2])
 def test_every_broken_file_has_one_outcome_and_no_parent_dies(started, num_workers):
     paths = [found.path for found in media.find([data.folder("broken")], exclude=())]
+    most = 0
+    last = {}
     with DecodePool(SPEC, num_workers=num_workers, time_limit_seconds=30) as pool:
-        last = final(pool.decode(paths))
+        for event in pool.decode(paths):
+            most = max(most, most_memory(started))
+            last |= final([event])
     assert set(last) == set(paths)
     counts = collections.Counter(outcomes(last.values()).values())
     assert set(counts) <= {
@@ -656,7 +670,8 @@ def test_every_broken_file_has_one_outcome_and_no_parent_dies(started, num_worke
             assert event.reason.isprintable()
             assert "Traceback" not in event.reason
     assert are_gone(started)
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 << 20  # KiB: 2 GiB
+    if sys.platform == "linux":
+        assert 40 << 20 < most < 2 << 30
 
 
 def test_workers_killed_at_random_lose_no_file(tmp_path, started, monkeypatch):
