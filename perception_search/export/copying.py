@@ -1,5 +1,6 @@
 """Packets of a video go into another file as they are, from a key frame on; decodes nothing."""
 
+import math
 from typing import IO, Any
 
 import av
@@ -77,10 +78,14 @@ class Copier:
         self._shown = shown_seconds
         self._output = av.open(out, "w", format=_FORMATS[extension])
         self._pictures = _Track(self._output, pictures, extension)
+        self._pictures_index = pictures.index
         self._sounds = {sound.index: _Track(self._output, sound, extension) for sound in sounds}
         self._held: list[Any] = []  # shown after the end, maybe needed for what is shown before
         self._is_begun = False
         self._end_seconds: float | None = None
+        self._latest_seconds = (
+            -math.inf
+        )  # when the last picture is shown, of those that were copied
         self._open_ends = {sound.index for sound in sounds} | {pictures.index}
 
     def add(self, packet: Any) -> None:
@@ -90,7 +95,7 @@ class Copier:
         decoded = decoding_seconds(packet, packet.stream)
         if stamp is None or decoded is None:
             return
-        if decoded >= self._after - 1e-6:
+        if decoded >= self._after - 1e-6 and not self._fills_a_hole(index, stamp):
             self._open_ends.discard(index)
             self.is_full = not self._open_ends or decoded > self._after + BEYOND_SECONDS
             return
@@ -105,14 +110,20 @@ class Copier:
         if stamp < self._key - 1e-6:  # shown before the key frame, and needs what is before it
             return
         self._held.append(packet)
-        if stamp >= self._after - EPSILON_SECONDS:
+        is_wanted = stamp < self._after - EPSILON_SECONDS
+        if not is_wanted and not self._fills_a_hole(packet.stream.index, stamp):
             return
         for waiting in self._held:
-            end = stamp_seconds(waiting, waiting.stream.time_base) or 0.0
-            end += float((waiting.duration or 0) * waiting.stream.time_base)
+            start = stamp_seconds(waiting, waiting.stream.time_base) or 0.0
+            end = start + float((waiting.duration or 0) * waiting.stream.time_base)
+            self._latest_seconds = max(self._latest_seconds, start)
             self._end_seconds = max(self._end_seconds or end, end)
             self._pictures.add(waiting, self._shown)
         self._held.clear()
+
+    def _fills_a_hole(self, index: int, stamp: float) -> bool:
+        """Whether it is shown before a picture that was copied already, as needed for another."""
+        return index == self._pictures_index and stamp < self._latest_seconds - 1e-6
 
     def finish(self) -> float | None:
         """Completes the file; the first moment after it, or None if the key frame did not come."""
