@@ -12,6 +12,7 @@ from perception_search.show import say, show_warning
 # isort: off
 # Each file adds its commands; help lists them in this order.
 from perception_search.commands import library  # noqa: F401
+from perception_search.commands import indexing  # noqa: F401
 from perception_search.commands import ask  # noqa: F401
 from perception_search.commands import export  # noqa: F401
 from perception_search.commands import evaluate  # noqa: F401

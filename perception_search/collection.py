@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perception_search import current_index, manifest, media, overview, resegment, tables
+from perception_search import (
+    current_index,
+    manifest,
+    media,
+    overview,
+    resegment,
+    tables,
+    tuning,
+)
 from perception_search import index as indexing
 from perception_search import ingest as ingesting
 from perception_search import verify as verifying
@@ -30,6 +38,7 @@ from perception_search.ingest import IngestReport
 from perception_search.media import absolute
 from perception_search.own_encoder import OwnEncoder
 from perception_search.query import QueryEncoder, mix
+from perception_search.recipe import AUTO
 from perception_search.scoring import Target
 from perception_search.searcher import Searcher
 from perception_search.segments import Segmentation
@@ -47,6 +56,7 @@ from perception_search.writer import Writer, create_folder
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from perception_search.encoder.tokenizer import LongTexts
     from perception_search.query import Picture
@@ -537,20 +547,42 @@ class Collection:
 
     # Its index
 
-    def index(self, recipe: str = "hnsw") -> indexing.IndexRecord:
+    def index(self, recipe: str = AUTO, *, recall: float = 0.95) -> indexing.IndexRecord | None:
         """Build an index of all rows and use it from now on; new rows need no rebuild.
 
         Args:
-            recipe: a recipe's name or a string for `faiss.index_factory`.
+            recipe: a recipe's name, a string for `faiss.index_factory`, `exact` for no index, or
+                `auto`: `exact` for few rows, else what suits their number; see `recipe_for`.
+            recall: of the ten best rows the share that should be found, by queries like pictures
+                and like texts; searching is tuned to it.
+
+        Returns:
+            What was built; None for no index.
 
         Raises:
             ValueError: no such recipe, or nothing to index.
             MissingExtra: FAISS is not installed.
             CollectionLocked: another process is writing.
         """
-        chosen = indexing.recipe(recipe)
         with Writer(self.path) as writer:
-            return current_index.build(writer, chosen)
+            return current_index.choose(writer, recipe, recall, self._asked())
+
+    def tune(self, *, recall: float = 0.95) -> tuning.Tuned:
+        """Have the index searched in the cheapest way that reaches a recall, by measuring.
+
+        Args:
+            recall: as for `index`.
+
+        Raises:
+            QueryError: there is no index, or it cannot be trusted.
+            CollectionLocked: another process is writing.
+        """
+        with Writer(self.path) as writer:
+            return current_index.tune(writer, recall, self._asked())
+
+    def _asked(self) -> "NDArray[np.float32]":
+        cache = TextCache(self.path / _CACHE, self.identity.text_sha256, self.identity.dim)
+        return cache.embeddings(tuning.NUM_QUERIES)
 
     def verify(self, *, quick: bool = False) -> list[verifying.Damage]:
         """Everything that is damaged; empty when all is well. Changes nothing.

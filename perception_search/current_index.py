@@ -1,20 +1,46 @@
 """The index that lies beside a collection: built from it, kept open, mended; knows no query."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perception_search import index as indexing
-from perception_search import tables
+from perception_search import tuning
 from perception_search.errors import MissingExtra, PerceptionSearchWarning, QueryError
-from perception_search.index import Index, IndexRecord, Recipe
+from perception_search.index import Index, IndexRecord
+from perception_search.recipe import AUTO, EXACT, Recipe, recipe_for, recipes
 from perception_search.snapshot import Rows
+from perception_search.tuning import Tuned
 from perception_search.writer import Writer
 
 
+def choose(
+    writer: Writer, name: str, recall: float, asked: NDArray[np.float32]
+) -> IndexRecord | None:
+    """Build the index of a recipe's name, and tune it; None where there is to be none.
+
+    Args:
+        writer: the collection's, entered.
+        name: of a recipe, a string for `faiss.index_factory`, `exact` or `auto`.
+        recall: as for `tune`.
+        asked: as for `tune`.
+    """
+    if name == AUTO:
+        name, _ = recipe_for(len(writer.snapshot.rows))
+    if name == EXACT:
+        indexing.remove(writer.folder)
+        return None
+    record = build(writer, indexing.recipe(name))
+    if record.num_rows > tuning.K:
+        tune(writer, recall, asked)
+    return indexing.read_record(writer.folder)
+
+
 def build(writer: Writer, recipe: Recipe) -> IndexRecord:
-    """Index every row that can be found.
+    """Index every row that can be found, to be searched as the recipe says.
 
     Args:
         writer: the collection's, entered.
@@ -26,15 +52,41 @@ def build(writer: Writer, recipe: Recipe) -> IndexRecord:
         OSError: the disk is full; the index before, if any, stays.
     """
     snapshot = writer.snapshot
-    searchable = (snapshot.item_of_row >= 0) & (snapshot.rows.scope != tables.VIDEO)
     return indexing.build(
         writer.folder,
         snapshot.rows,
-        np.flatnonzero(searchable),
+        snapshot.searchable,
         recipe,
         next_row_id=snapshot.manifest.next_row_id,
         version=snapshot.version,
     )
+
+
+def tune(writer: Writer, recall: float, asked: NDArray[np.float32]) -> Tuned:
+    """Have the index searched from now on in the cheapest way that reaches a recall.
+
+    Args:
+        writer: the collection's, entered.
+        recall: the share of the ten best rows that should be found.
+        asked: (N, dim) unit embeddings of texts that were asked.
+
+    Raises:
+        QueryError: there is no index, or it cannot be trusted.
+        ValueError: the recall is no share, or there are too few rows.
+    """
+    if not 0 < recall <= 1:
+        raise ValueError(f"recall={recall}; must be above 0 and at most 1, such as 0.95")
+    snapshot = writer.snapshot
+    rows = snapshot.rows
+    index = indexing.open_index(writer.folder, rows)
+    if index is None:
+        raise QueryError("there is no index to tune: every search is exact")
+    positions = snapshot.searchable[snapshot.searchable_ids < index.record.next_row_id]
+    if len(positions) <= tuning.K:
+        raise ValueError(f"an index of {len(positions)} rows cannot be tuned; search exactly")
+    tuned = tuning.tune(index, rows, tuning.sample_queries(rows, positions, asked), recall)
+    indexing.write_record(writer.folder, index, rows, tuned.recipe, tuned.recall)
+    return tuned
 
 
 def mend(writer: Writer) -> None:
@@ -42,7 +94,10 @@ def mend(writer: Writer) -> None:
     try:
         indexing.open_index(writer.folder, writer.snapshot.rows)
     except QueryError:
-        build(writer, _recipe_of(writer.folder) or indexing.recipe("hnsw"))
+        name, _ = recipe_for(len(writer.snapshot.rows))
+        build(
+            writer, _recipe_of(writer.folder) or indexing.recipe("hnsw" if name == EXACT else name)
+        )
     except MissingExtra:
         pass  # without FAISS every search is exact
 
@@ -55,11 +110,15 @@ def rebuild(writer: Writer) -> None:
 
 
 def _recipe_of(folder: Path) -> Recipe | None:
+    """How the index was built, for as many rows as there are now, and how it is searched."""
     try:
         record = indexing.read_record(folder)
     except ValueError:
         return None
-    return record.recipe if record else None
+    if record is None:
+        return None
+    known = recipes().get(record.recipe.name, record.recipe)
+    return replace(record.recipe, factory=known.factory)
 
 
 class CurrentIndex:

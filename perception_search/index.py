@@ -1,4 +1,4 @@
-"""A FAISS index over a collection's rows: recipe, build, save, open, search.
+"""A FAISS index over a collection's rows: build, save, open, search.
 
 An index is a cache of the truth, which is the Parquet rows: it may be deleted at any time, it may
 miss, but scores always come from the stored embeddings. It holds the rows with an id below
@@ -7,10 +7,10 @@ miss, but scores always come from the stored embeddings. It holds the rows with 
 
 import hashlib
 import json
+import math
 import threading
-import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from perception_search import durable
 from perception_search.errors import MissingExtra, QueryError
+from perception_search.recipe import Recipe, recipes
 from perception_search.snapshot import Rows
 
 FOLDER = "index"
@@ -26,40 +27,10 @@ CURRENT = "current.json"
 NUM_KNOWN_ANSWERS = 4
 HASH_LIMIT_BYTES = 1 << 27
 """Smaller index files are compared with their hash when opened (0.1 s); larger ones meanwhile."""
+TRAINING_ROWS = 200_000
+SAME_ANSWERS = 0.5
+"""Known answers that must come again: processors round codes differently, damage shows in many."""
 _KNOWN_K = 10
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to build and search one kind of index; a TOML file in `indexes/`.
-
-    Attributes:
-        name: the file's name, or the factory string itself.
-        factory: what `faiss.index_factory` takes.
-        metric: `inner_product`: embeddings have unit length, so this is the cosine.
-        when: when to choose it, one line.
-        build: FAISS parameters for building, by FAISS's own names.
-        search: the same for searching.
-    """
-
-    name: str
-    factory: str
-    metric: str = "inner_product"
-    when: str = ""
-    build: Mapping[str, int] = field(default_factory=dict)
-    search: Mapping[str, int] = field(default_factory=dict)
-
-
-def recipes() -> dict[str, Recipe]:
-    """Every recipe that comes with the package, by name."""
-    here = Path(__file__).parent
-    folder = here / "recipes"  # in an installed wheel
-    if not folder.is_dir():
-        folder = here.parent / "indexes"  # in a checkout
-    found = {}
-    for path in sorted(folder.glob("*.toml")):
-        found[path.stem] = Recipe(name=path.stem, **tomllib.loads(path.read_text()))
-    return found
 
 
 def recipe(name: str) -> Recipe:
@@ -104,8 +75,10 @@ class IndexRecord:
         num_rows: rows in the index.
         next_row_id: it holds rows with ids below this one.
         version: of the collection when it was built.
-        recipe: how it was built.
+        recipe: how it was built, and is searched.
         known_answers: row id of a stored embedding to the ids it finds.
+        recall: by kind of query, the share of the ten best rows that it was seen to find; empty
+            where it was not measured.
     """
 
     sha256: str
@@ -116,6 +89,7 @@ class IndexRecord:
     version: int
     recipe: Recipe
     known_answers: Mapping[str, list[int]]
+    recall: Mapping[str, float] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """JSON with a checksum of itself."""
@@ -181,12 +155,13 @@ def build(
     if not len(positions):
         raise ValueError("there is no row to index yet: ingest something first")
     faiss = _faiss()
+    chosen = chosen.for_rows(len(positions), rows.dim)
     index = faiss.index_factory(rows.dim, chosen.factory, faiss.METRIC_INNER_PRODUCT)
     parameters = faiss.ParameterSpace()
     for name, value in chosen.build.items():
         parameters.set_index_parameter(index, name, value)
     if not index.is_trained:
-        sample = positions[:: max(1, len(positions) // 100_000)]
+        sample = positions[:: max(1, len(positions) // TRAINING_ROWS)]
         try:
             index.train(rows.embeddings(sample))
         except RuntimeError as error:
@@ -197,8 +172,6 @@ def build(
     for first in range(0, len(positions), 65_536):
         some = positions[first : first + 65_536]
         index.add_with_ids(rows.embeddings(some), rows.row_id[some])
-    for name, value in chosen.search.items():
-        parameters.set_index_parameter(index, name, value)
 
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
@@ -209,7 +182,6 @@ def build(
         sha256 = new.sha256()
         new.publish(place / f"{sha256}.faiss")
     asked = positions[np.linspace(0, len(positions) - 1, NUM_KNOWN_ANSWERS).astype(np.int64)]
-    _, answers = index.search(rows.embeddings(asked), min(_KNOWN_K, len(positions)))
     record = IndexRecord(
         sha256=sha256,
         size_bytes=len(content),
@@ -218,16 +190,43 @@ def build(
         next_row_id=next_row_id,
         version=version,
         recipe=chosen,
-        known_answers={
-            str(row_id): answer
-            for row_id, answer in zip(rows.row_id[asked].tolist(), answers.tolist(), strict=True)
-        },
+        known_answers={str(row_id): [] for row_id in rows.row_id[asked].tolist()},
     )
-    durable.write(place / CURRENT, record.encode())
+    opened = Index(record, index, place / f"{sha256}.faiss")
+    write_record(folder, opened, rows, chosen, {})
     for path in place.glob("*.faiss"):
         if path.stem != sha256:
             durable.remove(path)
-    return record
+    return opened.record
+
+
+def write_record(
+    folder: Path, index: "Index", rows: Rows, chosen: Recipe, recall: Mapping[str, float]
+) -> None:
+    """Make `index` the collection's, searched by this recipe from now on.
+
+    Args:
+        folder: the collection; its writer lock is held by the caller.
+        index: opened; its record is the new one afterwards.
+        rows: where the embeddings are.
+        chosen: the recipe it was built by, with what it is searched with.
+        recall: what was measured with that.
+    """
+    index.record = replace(index.record, recipe=chosen, recall=dict(recall))
+    ids = np.array([int(row_id) for row_id in index.record.known_answers], np.int64)
+    answers = [
+        index.search(embedding, _KNOWN_K).tolist()[:_KNOWN_K]
+        for embedding in rows.embeddings(rows.positions(ids))
+    ]
+    known = dict(zip(map(str, ids.tolist()), answers, strict=True))
+    index.record = replace(index.record, known_answers=known)
+    durable.write(folder / FOLDER / CURRENT, index.record.encode())
+
+
+def remove(folder: Path) -> None:
+    """Do without an index; the writer lock is held by the caller."""
+    for path in [folder / FOLDER / CURRENT, *(folder / FOLDER).glob("*.faiss")]:
+        durable.remove(path)
 
 
 class Index:
@@ -255,36 +254,68 @@ class Index:
     def search(
         self, query: NDArray[np.float32], k: int, allowed_row_ids: NDArray[np.int64] | None = None
     ) -> NDArray[np.int64]:
-        """The ids of up to `k` rows near `query` (dim,), best first as the index sees it.
+        """The ids of rows near `query` (dim,), best first as the index sees it.
+
+        As many as the recipe's candidates for `k` rows, among which the best `k` should be.
 
         Args:
             query: unit embedding.
             k: rows wanted.
             allowed_row_ids: the only ids that may be found; None for all.
         """
-        faiss = _faiss()
-        k = min(k, self.record.num_rows)
-        parameters = self._parameters(k)
+        allowed = None
         if allowed_row_ids is not None:
+            allowed = np.zeros(self.record.next_row_id, bool)
+            allowed[allowed_row_ids] = True
+        found: NDArray[np.int64] = self.search_many(query[None], k, self.record.recipe, allowed)[0]
+        ids: NDArray[np.int64] = found[found >= 0]
+        return ids
+
+    def search_many(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        how: Recipe,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.int64]:
+        """The ids (Q, candidates) near each query (Q, dim), best first, -1 behind the last.
+
+        Args:
+            queries: unit embeddings.
+            k: rows wanted.
+            how: with which search parameters, and how many candidates.
+            allowed: by id, up to `next_row_id`, whether it may be found; None for all.
+        """
+        faiss = _faiss()
+        k = min(k * how.candidates, self.record.num_rows)
+        share = 1.0
+        if allowed is not None:
+            share = min(1.0, max(1, int(np.count_nonzero(allowed))) / self.record.num_rows)
+        parameters = self._parameters(k, how, share)
+        if allowed is not None:
             # a bitmap answers in one look-up for every row the search visits
-            bits = np.zeros(self.record.next_row_id // 8 + 1, np.uint8)
-            np.bitwise_or.at(
-                bits, allowed_row_ids >> 3, np.uint8(1) << (allowed_row_ids & 7).astype(np.uint8)
-            )
+            bits = np.packbits(allowed, bitorder="little")
             selector = faiss.IDSelectorBitmap(bits)
             parameters.sel = selector
-        _, found = self._index.search(query[None], k, params=parameters)
-        return np.asarray(found[0][found[0] >= 0], np.int64)
+        _, found = self._index.search(queries, k, params=parameters)
+        return np.asarray(found, np.int64)
 
-    def _parameters(self, k: int) -> Any:
+    def _parameters(self, k: int, how: Recipe, share: float) -> Any:
+        """FAISS's parameters of a search for `k` rows of which a `share` may be found.
+
+        The fewer may be, the wider they lie apart, and the more must be visited.
+        """
         faiss = _faiss()
         inner = faiss.downcast_index(self._index.index)
-        search = self.record.recipe.search
+        if isinstance(inner, faiss.IndexPreTransform):
+            inner = faiss.downcast_index(inner.index)
         if isinstance(inner, faiss.IndexHNSW):
             # a search can only find what it visits, so it looks at least as wide as k
-            return faiss.SearchParametersHNSW(efSearch=max(int(search.get("efSearch", 16)), 2 * k))
+            width = max(how.search.get("efSearch", 16), 2 * k)
+            return faiss.SearchParametersHNSW(efSearch=round(width / share))
         if isinstance(inner, faiss.IndexIVF):
-            return faiss.SearchParametersIVF(nprobe=int(search.get("nprobe", 1)))
+            num_lists = round(how.search.get("nprobe", 1) / math.sqrt(share))
+            return faiss.SearchParametersIVF(nprobe=min(num_lists, inner.nlist))
         return faiss.SearchParameters()
 
 
@@ -322,6 +353,7 @@ def open_index(folder: Path, rows: Rows) -> Index | None:
     for embedding, answer in zip(
         rows.embeddings(positions), record.known_answers.values(), strict=True
     ):
-        if opened.search(embedding, len(answer)).tolist() != [i for i in answer if i >= 0]:
+        same = np.isin(answer, opened.search(embedding, _KNOWN_K)[:_KNOWN_K])
+        if np.count_nonzero(same) < SAME_ANSWERS * len(answer):
             raise QueryError(f"{path} does not give the answers it gave when it was built")
     return opened

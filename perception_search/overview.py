@@ -69,4 +69,7 @@ def _index(snapshot: Snapshot) -> dict[str, Any] | None:
         "rows": record.num_rows,
         "rows_since": snapshot.manifest.next_row_id - record.next_row_id,
         "size_bytes": record.size_bytes,
+        "search": dict(record.recipe.search),
+        "candidates": record.recipe.candidates,
+        "recall": dict(record.recall),
     }

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_search import tables
 from perception_search.snapshot import Snapshot, check_numbers, check_unit
 
 SAMPLE_ROWS = 4096
@@ -50,9 +49,7 @@ class Scorer:
     @functools.cached_property
     def _usual(self) -> NDArray[np.float32]:
         """What half of the collection reaches for each minus."""
-        rows = self._snapshot.rows
-        searchable = (self._snapshot.item_of_row >= 0) & (rows.scope != tables.VIDEO)
-        positions = np.flatnonzero(searchable)
+        positions = self._snapshot.searchable
         sample = positions[:: max(1, len(positions) // SAMPLE_ROWS)]
         usual: NDArray[np.float32] = np.median(self.products(sample)[:, 1:], axis=0)
         return usual

@@ -7,6 +7,7 @@ video that comes near, k counts spans.
 
 import heapq
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -101,9 +102,11 @@ def search_many(
         raise ValueError(f"k is {k}; it must be at least 1")
     if whole and moments:
         raise ValueError("videos are ranked as wholes or by their moments, not by both")
-    scopes = [tables.SEGMENT] if moments else [tables.IMAGE, tables.SEGMENT]
-    if whole:
-        scopes = [tables.IMAGE, tables.VIDEO]
+    scopes: tuple[int, ...] = tables.SEARCHED
+    if moments:
+        scopes = (tables.SEGMENT,)
+    elif whole:
+        scopes = (tables.IMAGE, tables.VIDEO)
     wanted = max(MIN_VIDEOS, VIDEOS_PER_MOMENT * k) if moments else k
     eligible = _eligible(snapshot, condition, scopes, exclude)
     scorers = [Scorer(snapshot, target) for target in targets]
@@ -129,6 +132,8 @@ def _eligible(
     snapshot: Snapshot, condition: str | None, scopes: Sequence[int], exclude: str | None
 ) -> NDArray[np.int64]:
     """Positions of the rows that may be found: of a live item, of a wanted scope, let through."""
+    if condition is None and exclude is None and scopes == tables.SEARCHED:
+        return snapshot.searchable
     item_of_row = snapshot.item_of_row
     eligible = (item_of_row >= 0) & np.isin(snapshot.rows.scope, scopes)
     allowed = np.ones(snapshot.live_items.num_rows, bool)
@@ -154,13 +159,15 @@ def _by_index(
     Looks deeper until there are k items that nothing further down could displace.
     """
     rows = snapshot.rows
-    row_ids = rows.row_id[positions]
-    new = positions[row_ids >= index.record.next_row_id]
+    are_all = positions is snapshot.searchable
+    row_ids = snapshot.searchable_ids if are_all else rows.row_id[positions]
+    is_new = row_ids >= index.record.next_row_id
+    new = positions[is_new]
     new_scores = scorer.scan(new)
-    old_ids = row_ids[row_ids < index.record.next_row_id]
-    allowed = None if len(old_ids) == index.record.num_rows else old_ids
-    depth = 4 * k
-    while depth < len(old_ids) // 4:
+    num_old = len(positions) - len(new)
+    allowed = None if num_old == index.record.num_rows else row_ids[~is_new]
+    depth = _depth(snapshot, positions, k)
+    while depth < num_old // 4:
         found = rows.positions(index.search(scorer.embedding.copy(), depth, allowed))
         found = found[found >= 0]
         candidates = _settled(snapshot, scorer, found, depth, (new, new_scores), k)
@@ -178,7 +185,7 @@ def _by_shortlist(
     k: int,
 ) -> Iterator[Found]:
     """For each target candidates that hold the best k items."""
-    depth = 4 * k
+    depth = _depth(snapshot, positions, k)
     if not scorers or depth >= len(positions) // 4:
         yield from ((positions, scorer.scan(positions)) for scorer in scorers)
         return
@@ -188,6 +195,13 @@ def _by_shortlist(
     for scorer, shortlist in zip(scorers, shortlists, strict=True):
         candidates = _settled(snapshot, scorer, shortlist, depth, none, k)
         yield candidates or (positions, scorer.scan(positions))
+
+
+def _depth(snapshot: Snapshot, positions: NDArray[np.int64], k: int) -> int:
+    """How many rows hold the best k items, most likely: as many more as an item has rows."""
+    rows_per_item = len(positions) / max(1, snapshot.live_items.num_rows)
+    deepest: int = math.ceil(k * min(4.0, max(1.0, rows_per_item)))
+    return deepest
 
 
 def _settled(

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,6 +177,11 @@ def _logged_progress(unit: str) -> OnProgress:
         say(f"{done} of {total} {unit}, {rate:.1f} {unit}/s{left}")
 
     return show
+
+
+def shares(recall: Mapping[str, float]) -> str:
+    """`97.2% by picture, 96.2% by text`: what an index finds of what is best."""
+    return ", ".join(f"{share:.1%} by {kind}" for kind, share in recall.items())
 
 
 def readable_bytes(count: float) -> str:

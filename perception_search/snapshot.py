@@ -357,6 +357,17 @@ class Snapshot:
         return dict(zip(hashes, places.tolist(), strict=True))
 
     @functools.cached_property
+    def searchable(self) -> NDArray[np.int64]:
+        """Positions of the rows that a search ranks: pictures and segments, not removed."""
+        is_searched = np.isin(self.rows.scope, tables.SEARCHED)
+        return np.flatnonzero((self.item_of_row >= 0) & is_searched)
+
+    @functools.cached_property
+    def searchable_ids(self) -> NDArray[np.int64]:
+        """The row ids at `searchable`."""
+        return self.rows.row_id[self.searchable]
+
+    @functools.cached_property
     def item_of_row(self) -> NDArray[np.int64]:
         """For every row the position of its item in `live_items`; -1 where that is removed."""
         place = pc.index_in(self.rows.content_hash, value_set=self.live_items["content_hash"])

@@ -19,6 +19,8 @@ _SINGLE_PAGE = {b"perception_search": b"embedding: one plain page a row group"}
 
 SCOPES = ("image", "segment", "video")
 IMAGE, SEGMENT, VIDEO = range(len(SCOPES))
+SEARCHED = (IMAGE, SEGMENT)
+"""Scopes that a search ranks, and an index holds."""
 
 ITEM_FIELDS = [
     pa.field("content_hash", pa.string(), nullable=False),

@@ -38,6 +38,22 @@ class TextCache:
             found |= fresh
         return np.stack([found[text] for text in texts]).astype(np.float32)
 
+    def embeddings(self, limit: int) -> NDArray[np.float32]:
+        """Unit embeddings (N, dim) of any `limit` texts that were asked, by whichever tower."""
+        found = []
+        if self._path.is_file():
+            with (
+                contextlib.suppress(sqlite3.Error, OSError, TypeError),
+                contextlib.closing(self._connect()) as connection,
+            ):
+                rows = connection.execute(
+                    "SELECT key, embedding, checksum FROM embeddings LIMIT ?", [limit]
+                )
+                for key, content, checksum in rows:
+                    if checksum == _checksum(key, content) and len(content) == 4 * self._dim:
+                        found.append(np.frombuffer(content, np.float32))
+        return np.stack(found) if found else np.zeros((0, self._dim), np.float32)
+
     def _key(self, text: str) -> bytes:
         content = f"{self._tower}\0{text}".encode("utf-8", "surrogatepass")
         return hashlib.sha256(content).digest()

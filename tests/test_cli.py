@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from media_folder import colour, picture, write_pictures, write_video
 from PIL import Image
+from stores import make
 from synthetic import T16, model_state
 
 from perception_search import Collection, cli
@@ -279,9 +281,35 @@ def test_classify_prints_probabilities(run, made):
     assert set(json.loads(out)) == {"a dog", "a cat"}
 
 
+def test_an_index_is_tuned_and_says_what_it_finds(run, tmp_path):
+    folder = make(tmp_path / "c.ps", 3000)
+    code, out, err = run("index", folder, "--recipe", "hnsw", "--recall", "0.9")
+    assert code == 0
+    assert out.startswith("hnsw (HNSW32): 3000 rows, ")
+    assert re.search(r"Of the ten best rows it finds [\d.]+% by picture, [\d.]+% by text\.", err)
+    code, out, _ = run("tune", folder, "--recall", "1", "--json")
+    tuned = json.loads(out)
+    assert set(tuned) == {"search", "candidates", "recall", "milliseconds"}
+    assert set(tuned["recall"]) == {"picture", "text"}
+    _, out, _ = run("tune", folder)
+    assert re.match(r"efSearch \d+, \d+ candidates a row: [\d.]+ ms a query\n", out)
+    _, out, _ = run("info", folder)
+    assert re.search(r"index +hnsw \(HNSW32\), 3000 rows, .*, finds [\d.]+% by picture", out)
+    assert json.loads(run("info", folder, "--json")[1])["index"]["recall"]["text"] > 0.9
+    assert run("tune", folder, "--recall", "95")[0] == 1
+
+
 def test_index_info_failures_models(run, made):
     path, _ = made
-    code, out, _ = run("index", path)
+    code, out, err = run("index", path)
+    assert (code, out) == (0, "no index: every search is exact\n")
+    assert "11 rows are scanned in a tenth of a second" in err
+    assert json.loads(run("index", path, "--json")[1]) == {"recipe": "exact"}
+    assert "index       none: every search is exact" in run("info", path)[1]
+    code, out, err = run("tune", path)
+    assert (code, out) == (1, "")
+    assert "no index to tune" in err
+    code, out, _ = run("index", path, "--recipe", "hnsw")
     assert code == 0
     assert out.startswith("hnsw (HNSW32): 10 rows")
     code, out, _ = run("info", path)
@@ -398,7 +426,7 @@ def commands():
 
 
 def test_every_help_opens_with_an_example_on_a_line_of_its_own(run):
-    assert len(commands()) == 19
+    assert len(commands()) == 20
     for command in commands():
         code, out, _ = run(*command.split(), "--help")
         assert code == 0

@@ -42,7 +42,7 @@ def test_coco_captions_find_their_photograph(tmp_path):
     command("create", collection, "--model", "starter")
     done = command("ingest", collection, folder / "images", "--json")
     assert json.loads(done.stdout.splitlines()[-1])["ingested"] == 345
-    command("index", collection)
+    command("index", collection, "--recipe", "hnsw")
     captions = json.loads((folder / "captions.json").read_text())
     right = [
         (" ".join(caption.split()), image["file_name"])

@@ -28,7 +28,6 @@ from perception_search.show import (
     print_line,
     print_survey,
     progress,
-    readable_bytes,
     say,
 )
 
@@ -290,33 +289,3 @@ def remove(
             print_json({"path": str(file), "outcome": "removed"})
     else:
         print_line(f"{len(hidden)} removed")
-
-
-@app.command()
-def index(
-    path: Folder,
-    recipe: Annotated[
-        str, typer.Option(help="A recipe's name, or a string for faiss.index_factory.")
-    ] = "hnsw",
-    as_json: AsJson = False,
-) -> None:
-    """Build an index, for collections of more than about 100,000 rows.
-
-    \b
-    perception-search index photos.ps --recipe hnsw
-    """
-    record = open_collection(path).index(recipe)
-    if as_json:
-        print_json(
-            {
-                "recipe": record.recipe.name,
-                "factory": record.recipe.factory,
-                "rows": record.num_rows,
-                "size_bytes": record.size_bytes,
-            }
-        )
-    else:
-        size = readable_bytes(record.size_bytes)
-        print_line(
-            f"{record.recipe.name} ({record.recipe.factory}): {record.num_rows} rows, {size}"
-        )

@@ -1,6 +1,6 @@
 """Commands that say how a collection is."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,10 +15,8 @@ from perception_search.show import (
     print_line,
     readable_bytes,
     say,
+    shares,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()
@@ -62,6 +60,7 @@ def info(path: Folder, as_json: AsJson = False) -> None:
         print_line(
             f"index       {found['recipe']} ({found['factory']}), {found['rows']} rows, "
             f"{readable_bytes(found['size_bytes'])}"
+            + (f", finds {shares(found['recall'])}" if found["recall"] else "")
         )
     for root in described["roots"]:
         print_line(f"folder      {display(root)}")
