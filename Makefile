@@ -13,6 +13,7 @@
 #   make bench-video           videos, ours and theirs
 #   make bench-encode          pictures and words, ours and theirs
 #   make bench-gpu             the same on a GPU, where there is one
+#   make bench-index           indexes, ours and theirs, at 100,000 rows
 #
 # TORCH_INDEX= names a package index for torch alone, where pip would take a CUDA build unasked.
 
@@ -27,7 +28,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PARITY_PIP := $(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test check bench parity parity-env bench-video bench-encode bench-gpu scale faults clean
+.PHONY: demo test check bench parity parity-env bench-video bench-encode bench-gpu bench-index scale faults clean
 
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -79,6 +80,9 @@ bench-encode: parity-env
 
 bench-gpu: parity-env
 	$(PARITY)/bin/python benchmarks/bench_gpu.py
+
+bench-index: parity-env
+	OMP_WAIT_POLICY=PASSIVE $(PARITY)/bin/python benchmarks/bench_index.py
 
 scale: $(VENV)/test
 	PERCEPTION_SEARCH_SCALE=full $(BIN)/python -m pytest tests/test_scale.py -s

@@ -224,7 +224,9 @@ def test_any_change_of_any_bytes_is_one_outcome(tmp_path, reader, name, changes)
         at %= len(data)
         data[at : at + len(change)] = change
     said = result(reader, write(tmp_path / "a.jpg", bytes(data)))
-    assert said in ("ingestible", "unreadable", "too_large", "playlist", "out_of_memory")
+    # unsupported: the letters that name the codec are among the bytes
+    known = ("ingestible", "unreadable", "too_large", "playlist", "out_of_memory", "unsupported")
+    assert said in known
 
 
 def test_heif_is_read_or_names_its_extra(tmp_path, reader):
