@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import threading
 import time
 import tomllib
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable
@@ -35,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 _PIP_LIMIT_SECONDS = 1800
 _HUB_ATTEMPTS = 4
+_CONNECT_SECONDS = 10.0
 _HUB_PAUSE_SECONDS = 1.0  # before the second attempt; doubles from one to the next
 _NAME_LENGTHS = {64: "sha256", 40: "git"}  # of the digests that the hub names a file by
 
@@ -295,6 +298,11 @@ def hub_file(
             + ("; unset HF_HUB_OFFLINE to download it" if constants.is_offline_mode() else "")
         )
 
+    if (refusal := _refusal()) is not None:  # a client of the hub would try for minutes
+        raise DownloadError(
+            f"could not reach {_endpoint()} for {filename} of {repo_id} ({refusal}); "
+            "check the network, the proxy settings and HF_ENDPOINT"
+        )
     reason = ""
     for attempt in range(_HUB_ATTEMPTS):
         if attempt:
@@ -317,6 +325,21 @@ def hub_file(
         f"could not download {filename} of {repo_id} from {_endpoint()} in {_HUB_ATTEMPTS} "
         f"attempts ({reason}); check the network, the proxy settings and HF_ENDPOINT"
     )
+
+
+def _refusal() -> str | None:
+    """Why nobody can be reached at the hub's address; None where somebody may, or a proxy is."""
+    address = urllib.parse.urlsplit(_endpoint())
+    if urllib.request.getproxies() or address.hostname is None:
+        return None
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname, port), _CONNECT_SECONDS).close()
+    except TimeoutError:
+        return None  # slow, perhaps; the client has its own patience
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _endpoint() -> str:

@@ -388,6 +388,19 @@ def test_a_hub_that_fails_every_time_is_given_up(hub):
     assert hub.num("GET") <= 24
 
 
+def test_a_hub_that_nobody_reaches_is_told_at_once(hub, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    started = time.monotonic()
+    for url in ("http://127.0.0.1:9", "http://no-such-host.invalid"):
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        with pytest.raises(DownloadError, match=f"could not reach {url} for .*check the network"):
+            assets.hub_file(REPO, FILE)
+    assert time.monotonic() - started < 20
+    assert hub.requests == []
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
