@@ -38,7 +38,7 @@ from perception_search.ingest import IngestReport
 from perception_search.media import absolute
 from perception_search.own_encoder import OwnEncoder
 from perception_search.query import QueryEncoder, mix
-from perception_search.recipe import AUTO
+from perception_search.recipe import AUTO, USUAL_RECALL
 from perception_search.scoring import Target
 from perception_search.searcher import Searcher
 from perception_search.segments import Segmentation
@@ -318,7 +318,7 @@ class Collection:
                 on_commit=on_commit,
                 on_progress=on_progress,
             )
-            current_index.mend(writer)
+            report.index = current_index.keep_up(writer, self._asked())
         return report
 
     def survey(
@@ -401,7 +401,7 @@ class Collection:
         with Writer(self.path) as writer:
             resegment.resegment(writer, segmentation, on_progress=on_progress)
             writer.collect_garbage()
-            current_index.rebuild(writer)
+            current_index.rebuild(writer, self._asked())
 
     # Asking it
 
@@ -547,8 +547,10 @@ class Collection:
 
     # Its index
 
-    def index(self, recipe: str = AUTO, *, recall: float = 0.95) -> indexing.IndexRecord | None:
-        """Build an index of all rows and use it from now on; new rows need no rebuild.
+    def index(
+        self, recipe: str = AUTO, *, recall: float = USUAL_RECALL
+    ) -> indexing.IndexRecord | None:
+        """Build an index of all rows and use it from now on; `ingest` keeps it up.
 
         Args:
             recipe: a recipe's name, a string for `faiss.index_factory`, `exact` for no index, or
@@ -567,7 +569,7 @@ class Collection:
         with Writer(self.path) as writer:
             return current_index.choose(writer, recipe, recall, self._asked())
 
-    def tune(self, *, recall: float = 0.95) -> tuning.Tuned:
+    def tune(self, *, recall: float = USUAL_RECALL) -> tuning.Tuned:
         """Have the index searched in the cheapest way that reaches a recall, by measuring.
 
         Args:

@@ -1,6 +1,7 @@
 """The index that lies beside a collection: built from it, kept open, mended; knows no query."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,20 @@ from perception_search import index as indexing
 from perception_search import tuning
 from perception_search.errors import MissingExtra, PerceptionSearchWarning, QueryError
 from perception_search.index import Index, IndexRecord
-from perception_search.recipe import AUTO, EXACT, Recipe, recipe_for, recipes
+from perception_search.recipe import AUTO, EXACT, USUAL_RECALL, Recipe, recipe_for, recipes
 from perception_search.snapshot import Rows
-from perception_search.tuning import Tuned
+from perception_search.tuning import Queries, Tuned
 from perception_search.writer import Writer
+
+NEW_ROWS = 10_000
+NEW_SHARE = 0.01
+"""More new rows than both are added to the index; fewer are scanned, in a hundredth of a second."""
+GROWN = 4
+"""An index is built anew when there are so many times the rows it was built of,"""
+DEAD_SHARE = 0.5
+"""or when this share of what it holds can no longer be found."""
+DRIFT = 0.05
+"""Rows that came are unlike the others when the index finds so much less near them."""
 
 
 def choose(
@@ -28,18 +39,22 @@ def choose(
         recall: as for `tune`.
         asked: as for `tune`.
     """
+    _check_recall(recall)
     if name == AUTO:
-        name, _ = recipe_for(len(writer.snapshot.rows))
+        name, _ = recipe_for(len(writer.snapshot.searchable))
+        if name == EXACT:
+            indexing.remove(writer.folder)
+            return None
     if name == EXACT:
-        indexing.remove(writer.folder)
+        indexing.remove(writer.folder, for_good=True)
         return None
-    record = build(writer, indexing.recipe(name))
-    if record.num_rows > tuning.K:
-        tune(writer, recall, asked)
-    return indexing.read_record(writer.folder)
+    index = build(writer, indexing.recipe(name))
+    if index.record.num_rows > tuning.K:
+        _tune(writer, index, recall, asked)
+    return index.record
 
 
-def build(writer: Writer, recipe: Recipe) -> IndexRecord:
+def build(writer: Writer, recipe: Recipe) -> Index:
     """Index every row that can be found, to be searched as the recipe says.
 
     Args:
@@ -74,51 +89,148 @@ def tune(writer: Writer, recall: float, asked: NDArray[np.float32]) -> Tuned:
         QueryError: there is no index, or it cannot be trusted.
         ValueError: the recall is no share, or there are too few rows.
     """
-    if not 0 < recall <= 1:
-        raise ValueError(f"recall={recall}; must be above 0 and at most 1, such as 0.95")
-    snapshot = writer.snapshot
-    rows = snapshot.rows
-    index = indexing.open_index(writer.folder, rows)
+    _check_recall(recall)
+    index = indexing.open_index(writer.folder, writer.snapshot.rows)
     if index is None:
         raise QueryError("there is no index to tune: every search is exact")
+    return _tune(writer, index, recall, asked)
+
+
+def keep_up(writer: Writer, asked: NDArray[np.float32]) -> str:
+    """Have the index hold what the collection holds by now; one sentence if anything was done.
+
+    Many new rows are added to it, by what it learned when it was built; when they are unlike the
+    rows before, that is warned of, and it is searched more thoroughly. It is built anew when the
+    collection is another by size, or when it cannot be trusted. A collection that has none gets
+    one when it is large enough, unless `exact` was chosen for it.
+
+    Args:
+        writer: the collection's, entered.
+        asked: as for `tune`.
+    """
+    try:
+        return _keep_up(writer, asked)
+    except OSError as error:
+        return f"The index could not be kept up ({error}); searches find the same without it."
+
+
+def _keep_up(writer: Writer, asked: NDArray[np.float32]) -> str:
+    rows = writer.snapshot.rows
+    try:
+        index = indexing.open_index(writer.folder, rows)
+    except QueryError:
+        return _said("built anew, since it could not be trusted", rebuild(writer, asked))
+    except MissingExtra:  # without FAISS every search is exact
+        return ""
+    if index is None:
+        return _first(writer, asked)
+    record = index.record
+    positions = writer.snapshot.searchable
+    is_new = writer.snapshot.searchable_ids >= record.next_row_id
+    num_new = int(np.count_nonzero(is_new))
+    num_dead = record.num_rows - (len(positions) - num_new)
+    if len(positions) > GROWN * record.num_trained_rows or num_dead > DEAD_SHARE * record.num_rows:
+        return _said("built anew for what there is now", rebuild(writer, asked))
+    if num_new > max(NEW_ROWS, NEW_SHARE * record.num_rows):
+        return _said("extended", _extend(writer, positions[is_new], asked))
+    return ""
+
+
+def _first(writer: Writer, asked: NDArray[np.float32]) -> str:
+    """The first index of a collection that has become large enough for one."""
+    if indexing.is_unwanted(writer.folder):
+        return ""
+    try:
+        return _said("built", choose(writer, AUTO, USUAL_RECALL, asked))
+    except MissingExtra as error:
+        return f"This many rows want an index. {error}"
+
+
+def _said(what: str, record: IndexRecord | None) -> str:
+    if record is None:
+        return ""
+    return f"index {what}: {record.recipe.name}, {record.num_rows:,} rows"
+
+
+def rebuild(writer: Writer, asked: NDArray[np.float32]) -> IndexRecord | None:
+    """Build the index anew, by the same recipe and to the same recall, if there is one.
+
+    Where its record is damaged, what suits the number of rows.
+
+    Args:
+        writer: the collection's, entered.
+        asked: as for `tune`.
+    """
+    try:
+        record = indexing.read_record(writer.folder)
+    except ValueError:
+        return choose(writer, AUTO, USUAL_RECALL, asked)
+    if record is None:
+        return None
+    if not len(writer.snapshot.searchable):
+        indexing.remove(writer.folder)
+        return None
+    known = recipes().get(record.recipe.name, record.recipe)
+    index = build(writer, replace(record.recipe, factory=known.factory))
+    if record.wanted_recall and index.record.num_rows > tuning.K:
+        _tune(writer, index, record.wanted_recall, asked)
+    return index.record
+
+
+def _extend(writer: Writer, new: NDArray[np.int64], asked: NDArray[np.float32]) -> IndexRecord:
+    """Add the rows at `new`, and measure whether it finds what is near them."""
+    snapshot = writer.snapshot
+    index = indexing.extend(
+        writer.folder,
+        snapshot.rows,
+        new,
+        next_row_id=snapshot.manifest.next_row_id,
+        version=snapshot.version,
+    )
+    wanted = index.record.wanted_recall
+    if not wanted:
+        return index.record
+    queries = tuning.queries_by_picture(snapshot.rows, snapshot.searchable, new)
+    found = tuning.recall_of(index, queries, index.record.recipe)
+    tuned = _tune(writer, index, wanted, asked, {"new picture": queries})
+    if found < wanted - DRIFT:
+        warnings.warn(
+            f"the {len(new):,} rows that came are unlike those the index was built of: it found "
+            f"{found:.0%} of what is near them, and is searched more thoroughly now, in "
+            f"{tuned.milliseconds:.1f} ms a query. `perception-search index` builds it anew.",
+            PerceptionSearchWarning,
+            stacklevel=4,
+        )
+    return index.record
+
+
+def _tune(
+    writer: Writer,
+    index: Index,
+    recall: float,
+    asked: NDArray[np.float32],
+    more: Mapping[str, Queries] | None = None,
+) -> Tuned:
+    snapshot = writer.snapshot
     positions = snapshot.searchable[snapshot.searchable_ids < index.record.next_row_id]
     if len(positions) <= tuning.K:
         raise ValueError(f"an index of {len(positions)} rows cannot be tuned; search exactly")
-    tuned = tuning.tune(index, rows, tuning.sample_queries(rows, positions, asked), recall)
-    indexing.write_record(writer.folder, index, rows, tuned.recipe, tuned.recall)
+    queries = {**tuning.sample_queries(snapshot.rows, positions, asked), **(more or {})}
+    tuned = tuning.tune(index, snapshot.rows, queries, recall)
+    indexing.write_record(
+        writer.folder,
+        index,
+        snapshot.rows,
+        recipe=tuned.recipe,
+        recall=dict(tuned.recall),
+        wanted_recall=recall,
+    )
     return tuned
 
 
-def mend(writer: Writer) -> None:
-    """Build the index anew if there is one that cannot be trusted."""
-    try:
-        indexing.open_index(writer.folder, writer.snapshot.rows)
-    except QueryError:
-        name, _ = recipe_for(len(writer.snapshot.rows))
-        build(
-            writer, _recipe_of(writer.folder) or indexing.recipe("hnsw" if name == EXACT else name)
-        )
-    except MissingExtra:
-        pass  # without FAISS every search is exact
-
-
-def rebuild(writer: Writer) -> None:
-    """Build the index anew, by the same recipe, if there is one."""
-    recipe = _recipe_of(writer.folder)
-    if recipe is not None:
-        build(writer, recipe)
-
-
-def _recipe_of(folder: Path) -> Recipe | None:
-    """How the index was built, for as many rows as there are now, and how it is searched."""
-    try:
-        record = indexing.read_record(folder)
-    except ValueError:
-        return None
-    if record is None:
-        return None
-    known = recipes().get(record.recipe.name, record.recipe)
-    return replace(record.recipe, factory=known.factory)
+def _check_recall(recall: float) -> None:
+    if not 0 < recall <= 1:
+        raise ValueError(f"recall={recall}; must be above 0 and at most 1, such as 0.95")
 
 
 class CurrentIndex:

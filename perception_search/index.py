@@ -24,6 +24,7 @@ from perception_search.snapshot import Rows
 
 FOLDER = "index"
 CURRENT = "current.json"
+UNWANTED = "exact"
 NUM_KNOWN_ANSWERS = 4
 HASH_LIMIT_BYTES = 1 << 27
 """Smaller index files are compared with their hash when opened (0.1 s); larger ones meanwhile."""
@@ -79,6 +80,8 @@ class IndexRecord:
         known_answers: row id of a stored embedding to the ids it finds.
         recall: by kind of query, the share of the ten best rows that it was seen to find; empty
             where it was not measured.
+        wanted_recall: what it was tuned to find; 0 where it was not.
+        num_trained_rows: rows there were when it was built; others were added since.
     """
 
     sha256: str
@@ -90,24 +93,32 @@ class IndexRecord:
     recipe: Recipe
     known_answers: Mapping[str, list[int]]
     recall: Mapping[str, float] = field(default_factory=dict)
+    wanted_recall: float = 0.0
+    num_trained_rows: int = 0
 
     def encode(self) -> bytes:
         """JSON with a checksum of itself."""
-        body = json.dumps(asdict(self), sort_keys=True)
-        checksum = hashlib.sha256(body.encode()).hexdigest()
-        return f'{{"body":{body},"sha256":"{checksum}"}}\n'.encode()
+        body = json.dumps(asdict(self), sort_keys=True).encode()
+        return _sealed(body)
 
     @staticmethod
     def decode(content: bytes) -> "IndexRecord":
         """The record in `content`; ValueError when a byte is not as it was written."""
+        body, _, _ = content.removeprefix(_OPENING).rpartition(_CLOSING)
+        if _sealed(body) != content:
+            raise ValueError("its checksum does not match")
         try:
-            body = json.loads(content)["body"]
-            record = IndexRecord(**{**body, "recipe": Recipe(**body["recipe"])})
+            fields = json.loads(body)
+            return IndexRecord(**{**fields, "recipe": Recipe(**fields["recipe"])})
         except (KeyError, TypeError, UnicodeDecodeError) as error:
             raise ValueError(f"not an index record: {error}") from error
-        if record.encode() != content:
-            raise ValueError("its checksum does not match")
-        return record
+
+
+_OPENING, _CLOSING = b'{"body":', b',"sha256":"'
+
+
+def _sealed(body: bytes) -> bytes:
+    return _OPENING + body + _CLOSING + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
 
 
 def read_record(folder: Path) -> IndexRecord | None:
@@ -135,8 +146,8 @@ def build(
     *,
     next_row_id: int,
     version: int,
-) -> IndexRecord:
-    """Build an index of the rows at `positions` and make it the collection's.
+) -> "Index":
+    """Build an index of the rows at `positions` and make it the collection's; it is open.
 
     Args:
         folder: the collection; its writer lock is held by the caller.
@@ -169,64 +180,120 @@ def build(
                 f"recipe {chosen.name} cannot be trained on {len(sample)} rows: {error}"
             ) from error
     index = faiss.IndexIDMap2(index)
-    for first in range(0, len(positions), 65_536):
-        some = positions[first : first + 65_536]
-        index.add_with_ids(rows.embeddings(some), rows.row_id[some])
-
-    place = folder / FOLDER
-    place.mkdir(exist_ok=True)
-    durable.sweep(place)
-    with durable.pending(place) as new:
-        content = faiss.serialize_index(index)
-        new.file.write(memoryview(content))
-        sha256 = new.sha256()
-        new.publish(place / f"{sha256}.faiss")
+    _add(index, rows, positions)
     asked = positions[np.linspace(0, len(positions) - 1, NUM_KNOWN_ANSWERS).astype(np.int64)]
     record = IndexRecord(
-        sha256=sha256,
-        size_bytes=len(content),
+        sha256="",
+        size_bytes=0,
         dim=rows.dim,
         num_rows=len(positions),
         next_row_id=next_row_id,
         version=version,
         recipe=chosen,
         known_answers={str(row_id): [] for row_id in rows.row_id[asked].tolist()},
+        num_trained_rows=len(positions),
     )
+    return _publish(folder, index, record, rows)
+
+
+def extend(
+    folder: Path, rows: Rows, positions: NDArray[np.int64], *, next_row_id: int, version: int
+) -> "Index":
+    """Add the rows at `positions` to the collection's index, which learns nothing from them.
+
+    Args:
+        folder: the collection; its writer lock is held by the caller. It has an index.
+        rows: where the embeddings are.
+        positions: rows that are not in it.
+        next_row_id: as for `build`.
+        version: as for `build`.
+
+    Raises:
+        QueryError: the index file is not what was written.
+        OSError: the disk is full; the index before stays.
+    """
+    record = read_record(folder)
+    if record is None:
+        raise QueryError(f"{folder} has no index to add to")
+    path = path_of(folder, record)
+    if durable.sha256_of(path) != record.sha256:
+        raise QueryError(f"{path} does not hold what was written to it")
+    index = _faiss().read_index(str(path))
+    _add(index, rows, positions)
+    record = replace(
+        record,
+        num_rows=record.num_rows + len(positions),
+        next_row_id=next_row_id,
+        version=version,
+    )
+    return _publish(folder, index, record, rows)
+
+
+def _add(index: Any, rows: Rows, positions: NDArray[np.int64]) -> None:
+    for first in range(0, len(positions), 65_536):
+        some = positions[first : first + 65_536]
+        index.add_with_ids(rows.embeddings(some), rows.row_id[some])
+
+
+def _publish(folder: Path, index: Any, record: IndexRecord, rows: Rows) -> "Index":
+    """Write an index and make it the collection's."""
+    place = folder / FOLDER
+    place.mkdir(exist_ok=True)
+    durable.sweep(place)
+    with durable.pending(place) as new:
+        content = _faiss().serialize_index(index)
+        new.file.write(memoryview(content))
+        sha256 = new.sha256()
+        new.publish(place / f"{sha256}.faiss")
+    record = replace(record, sha256=sha256, size_bytes=len(content))
     opened = Index(record, index, place / f"{sha256}.faiss")
-    write_record(folder, opened, rows, chosen, {})
-    for path in place.glob("*.faiss"):
-        if path.stem != sha256:
+    write_record(folder, opened, rows)
+    for path in place.iterdir():
+        if path.name not in (CURRENT, f"{sha256}.faiss"):
             durable.remove(path)
-    return opened.record
+    return opened
 
 
-def write_record(
-    folder: Path, index: "Index", rows: Rows, chosen: Recipe, recall: Mapping[str, float]
-) -> None:
-    """Make `index` the collection's, searched by this recipe from now on.
+def write_record(folder: Path, index: "Index", rows: Rows, **changes: Any) -> None:
+    """Make `index` the collection's, with these changes to its record.
 
     Args:
         folder: the collection; its writer lock is held by the caller.
         index: opened; its record is the new one afterwards.
         rows: where the embeddings are.
-        chosen: the recipe it was built by, with what it is searched with.
-        recall: what was measured with that.
+        changes: fields of `IndexRecord`.
     """
-    index.record = replace(index.record, recipe=chosen, recall=dict(recall))
+    index.record = replace(index.record, **changes)
     ids = np.array([int(row_id) for row_id in index.record.known_answers], np.int64)
-    answers = [
-        index.search(embedding, _KNOWN_K).tolist()[:_KNOWN_K]
-        for embedding in rows.embeddings(rows.positions(ids))
-    ]
-    known = dict(zip(map(str, ids.tolist()), answers, strict=True))
+    answers = index.search(rows.embeddings(rows.positions(ids)), _KNOWN_K)[:, :_KNOWN_K]
+    known = {
+        str(row_id): found[found >= 0].tolist()
+        for row_id, found in zip(ids.tolist(), answers, strict=True)
+    }
     index.record = replace(index.record, known_answers=known)
     durable.write(folder / FOLDER / CURRENT, index.record.encode())
 
 
-def remove(folder: Path) -> None:
-    """Do without an index; the writer lock is held by the caller."""
-    for path in [folder / FOLDER / CURRENT, *(folder / FOLDER).glob("*.faiss")]:
+def remove(folder: Path, *, for_good: bool = False) -> None:
+    """Do without an index; the writer lock is held by the caller.
+
+    Args:
+        folder: the collection.
+        for_good: also when the collection grows, until another is built; see `is_unwanted`.
+    """
+    place = folder / FOLDER
+    for path in [place / CURRENT, *place.glob("*.faiss")]:
         durable.remove(path)
+    if for_good:
+        place.mkdir(exist_ok=True)
+        durable.write(place / UNWANTED, b"")
+    else:
+        durable.remove(place / UNWANTED)
+
+
+def is_unwanted(folder: Path) -> bool:
+    """Whether the collection is to do without an index, however large it becomes."""
+    return (folder / FOLDER / UNWANTED).exists()
 
 
 class Index:
@@ -252,51 +319,38 @@ class Index:
         return thread
 
     def search(
-        self, query: NDArray[np.float32], k: int, allowed_row_ids: NDArray[np.int64] | None = None
-    ) -> NDArray[np.int64]:
-        """The ids of rows near `query` (dim,), best first as the index sees it.
-
-        As many as the recipe's candidates for `k` rows, among which the best `k` should be.
-
-        Args:
-            query: unit embedding.
-            k: rows wanted.
-            allowed_row_ids: the only ids that may be found; None for all.
-        """
-        allowed = None
-        if allowed_row_ids is not None:
-            allowed = np.zeros(self.record.next_row_id, bool)
-            allowed[allowed_row_ids] = True
-        found: NDArray[np.int64] = self.search_many(query[None], k, self.record.recipe, allowed)[0]
-        ids: NDArray[np.int64] = found[found >= 0]
-        return ids
-
-    def search_many(
         self,
         queries: NDArray[np.float32],
         k: int,
-        how: Recipe,
-        allowed: NDArray[np.bool_] | None = None,
+        allowed_row_ids: NDArray[np.int64] | None = None,
+        how: Recipe | None = None,
     ) -> NDArray[np.int64]:
-        """The ids (Q, candidates) near each query (Q, dim), best first, -1 behind the last.
+        """The ids of rows near each query, best first as the index sees it.
 
         Args:
-            queries: unit embeddings.
+            queries: (Q, dim), unit embeddings.
             k: rows wanted.
-            how: with which search parameters, and how many candidates.
-            allowed: by id, up to `next_row_id`, whether it may be found; None for all.
+            allowed_row_ids: the only ids that may be found; None for all.
+            how: with other search parameters and candidates than the recipe's.
+
+        Returns:
+            (Q, C) int64, -1 behind the last: as many as the recipe's candidates for `k` rows,
+            among which the best `k` should be.
         """
         faiss = _faiss()
+        how = how or self.record.recipe
         k = min(k * how.candidates, self.record.num_rows)
-        share = 1.0
-        if allowed is not None:
-            share = min(1.0, max(1, int(np.count_nonzero(allowed))) / self.record.num_rows)
+        if allowed_row_ids is None:
+            _, found = self._index.search(queries, k, params=self._parameters(k, how, 1.0))
+            return np.asarray(found, np.int64)
+        share = min(1.0, max(1, len(allowed_row_ids)) / self.record.num_rows)
         parameters = self._parameters(k, how, share)
-        if allowed is not None:
-            # a bitmap answers in one look-up for every row the search visits
-            bits = np.packbits(allowed, bitorder="little")
-            selector = faiss.IDSelectorBitmap(bits)
-            parameters.sel = selector
+        allowed = np.zeros(self.record.next_row_id, bool)
+        allowed[allowed_row_ids] = True
+        # a bitmap answers in one look-up for every row the search visits
+        bits = np.packbits(allowed, bitorder="little")
+        selector = faiss.IDSelectorBitmap(bits)
+        parameters.sel = selector
         _, found = self._index.search(queries, k, params=parameters)
         return np.asarray(found, np.int64)
 
@@ -350,10 +404,8 @@ def open_index(folder: Path, rows: Rows) -> Index | None:
     positions = rows.positions(ids)
     if (positions < 0).any():
         raise QueryError(f"{path} knows rows that the collection does not")
-    for embedding, answer in zip(
-        rows.embeddings(positions), record.known_answers.values(), strict=True
-    ):
-        same = np.isin(answer, opened.search(embedding, _KNOWN_K)[:_KNOWN_K])
-        if np.count_nonzero(same) < SAME_ANSWERS * len(answer):
+    answers = opened.search(rows.embeddings(positions), _KNOWN_K)[:, :_KNOWN_K]
+    for found, known in zip(answers, record.known_answers.values(), strict=True):
+        if np.count_nonzero(np.isin(known, found)) < SAME_ANSWERS * len(known):
             raise QueryError(f"{path} does not give the answers it gave when it was built")
     return opened

@@ -54,6 +54,7 @@ class IngestReport:
         failed: files that could not be taken in, with outcome and reason.
         kept: files that are gone but were not hidden, since too many vanished at once.
         seconds: from the first file opened to the last commit; 0 where none was opened.
+        index: what was done to the index, one sentence; empty for nothing.
     """
 
     ingested: int = 0
@@ -64,6 +65,7 @@ class IngestReport:
     failed: list[FileReport] = field(default_factory=list)
     kept: int = 0
     seconds: float = 0.0
+    index: str = ""
 
     def add(self, file: FileReport) -> None:
         """Count one more file."""

@@ -9,6 +9,8 @@ from pathlib import Path
 EXACT = "exact"
 """Stands for no index at all."""
 AUTO = "auto"
+USUAL_RECALL = 0.95
+"""Of the ten best rows the share that should be found, where nothing else is asked for."""
 EXACT_BELOW_ROWS = 50_000
 _ROWS_PER_LIST = 39  # of which FAISS wants to learn at least
 

@@ -112,7 +112,7 @@ def search_many(
     scorers = [Scorer(snapshot, target) for target in targets]
     found: Iterable[Found]
     if index is not None and not whole and _is_for_index(index, eligible):
-        found = (_by_index(snapshot, index, scorer, eligible, wanted) for scorer in scorers)
+        found = _by_index(snapshot, index, scorers, eligible, wanted)
     elif shortlister is not None:
         found = _by_shortlist(snapshot, shortlister, scorers, eligible, wanted)
     else:
@@ -152,9 +152,13 @@ def _is_for_index(index: "Index", eligible: NDArray[np.int64]) -> bool:
 
 
 def _by_index(
-    snapshot: Snapshot, index: "Index", scorer: Scorer, positions: NDArray[np.int64], k: int
-) -> Found:
-    """Candidates that hold the best k items, as far as the index sees.
+    snapshot: Snapshot,
+    index: "Index",
+    scorers: Sequence[Scorer],
+    positions: NDArray[np.int64],
+    k: int,
+) -> Iterator[Found]:
+    """For each target candidates that hold the best k items, as far as the index sees.
 
     Looks deeper until there are k items that nothing further down could displace.
     """
@@ -163,18 +167,24 @@ def _by_index(
     row_ids = snapshot.searchable_ids if are_all else rows.row_id[positions]
     is_new = row_ids >= index.record.next_row_id
     new = positions[is_new]
-    new_scores = scorer.scan(new)
     num_old = len(positions) - len(new)
     allowed = None if num_old == index.record.num_rows else row_ids[~is_new]
-    depth = _depth(snapshot, positions, k)
-    while depth < num_old // 4:
-        found = rows.positions(index.search(scorer.embedding.copy(), depth, allowed))
-        found = found[found >= 0]
-        candidates = _settled(snapshot, scorer, found, depth, (new, new_scores), k)
-        if candidates is not None:
-            return candidates
-        depth *= 4
-    return positions, scorer.scan(positions)
+    start = _depth(snapshot, positions, k)
+    if not scorers or start >= num_old // 4:
+        yield from ((positions, scorer.scan(positions)) for scorer in scorers)
+        return
+    embeddings = np.stack([scorer.embedding for scorer in scorers])
+    together = index.search(embeddings, start, allowed)
+    for scorer, ids in zip(scorers, together, strict=True):
+        more = new, scorer.scan(new)
+        candidates, depth = None, start
+        while candidates is None and depth < num_old // 4:
+            if depth > start:
+                [ids] = index.search(scorer.embedding[None], depth, allowed)
+            found = rows.positions(ids[ids >= 0])
+            candidates = _settled(snapshot, scorer, found[found >= 0], depth, more, k)
+            depth *= 4
+        yield candidates or (positions, scorer.scan(positions))
 
 
 def _by_shortlist(

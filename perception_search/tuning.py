@@ -59,7 +59,7 @@ class Queries:
 
 
 def sample_queries(
-    rows: Rows, positions: NDArray[np.int64], asked: NDArray[np.float32] | None = None
+    rows: Rows, positions: NDArray[np.int64], asked: NDArray[np.float32]
 ) -> dict[str, Queries]:
     """Queries like pictures: some of the rows; queries like texts: the ones that were asked, or,
     where they are few, vectors made of rows across such a gap as lies between pictures and texts.
@@ -69,15 +69,31 @@ def sample_queries(
         positions: those that are in the index, ascending; more than K.
         asked: (N, dim) unit embeddings of texts.
     """
-    rng = np.random.default_rng(0)
-    chosen = rng.choice(positions, min(NUM_QUERIES, len(positions)), replace=False)
-    pictures = rows.embeddings(chosen)
-    texts = asked if asked is not None and len(asked) >= NUM_QUERIES else _like_texts(pictures, rng)
+    pictures = queries_by_picture(rows, positions, positions)
+    texts = asked[:NUM_QUERIES]
+    if len(texts) < NUM_QUERIES:
+        texts = _like_texts(pictures.embeddings)
     none = np.full(len(texts), -1, np.int64)
-    return {
-        "picture": _with_best(rows, positions, pictures, rows.row_id[chosen]),
-        "text": _with_best(rows, positions, texts[:NUM_QUERIES], none[:NUM_QUERIES]),
-    }
+    return {"picture": pictures, "text": _with_best(rows, positions, texts, none)}
+
+
+def recall_of(index: Index, queries: Queries, how: Recipe) -> float:
+    """The share of the best rows that is among the candidates."""
+    return float((_ranks(index, queries, how) < K * how.candidates).mean())
+
+
+def queries_by_picture(
+    rows: Rows, positions: NDArray[np.int64], like: NDArray[np.int64]
+) -> Queries:
+    """Some of the rows at `like` as queries, each of which is not to find itself.
+
+    Args:
+        rows: of the collection.
+        positions: the rows that are looked among, ascending; more than K.
+        like: those that queries are taken from.
+    """
+    chosen = np.random.default_rng(0).choice(like, min(NUM_QUERIES, len(like)), replace=False)
+    return _with_best(rows, positions, rows.embeddings(chosen), rows.row_id[chosen])
 
 
 def tune(index: Index, rows: Rows, queries: Mapping[str, Queries], recall: float) -> Tuned:
@@ -121,7 +137,7 @@ def _searches(recipe: Recipe) -> Sequence[Mapping[str, int]]:
 
 def _ranks(index: Index, queries: Queries, how: Recipe) -> NDArray[np.float64]:
     """Where each of the best rows stands among the candidates (Q, K); inf where it does not."""
-    found = index.search_many(queries.embeddings, K, how)
+    found = index.search(queries.embeddings, K, how=how)
     ranks = np.full(queries.best.shape, np.inf)
     for number, (ids, best, own) in enumerate(zip(found, queries.best, queries.own, strict=True)):
         places = {row_id: place for place, row_id in enumerate(ids[ids != own].tolist())}
@@ -149,8 +165,9 @@ def _with_best(
     return Queries(embeddings, np.stack(best), own)
 
 
-def _like_texts(pictures: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+def _like_texts(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
     """Unit vectors (N, dim) that lie to rows as captions do in models of pictures and texts."""
+    rng = np.random.default_rng(0)
     content = unit(pictures - pictures.mean(axis=0))
     other = unit(rng.standard_normal(pictures.shape, np.float32))
     gap = unit(rng.standard_normal((1, pictures.shape[1]), np.float32))
@@ -163,7 +180,7 @@ def _seconds(index: Index, queries: Mapping[str, Queries], how: Recipe) -> float
     for each in queries.values():
         for query in each.embeddings[:_NUM_TIMED]:
             start = time.perf_counter()
-            index.search_many(query[None], K, how)
+            index.search(query[None], K, how=how)
             times.append(time.perf_counter() - start)
     return float(np.median(times))
 

@@ -19,7 +19,7 @@ def build(folder, recipe):
         recipe,
         next_row_id=snapshot.manifest.next_row_id,
         version=snapshot.version,
-    )
+    ).record
 
 
 @pytest.fixture
@@ -46,7 +46,8 @@ def test_only_allowed_ids_are_found(folder):
     opened = index.open_index(folder, rows)
     allowed = np.array([3, 77, 400], np.int64)
     query = rows.embeddings(np.array([5]))[0]
-    assert set(opened.search(query, 10, allowed).tolist()) <= set(allowed.tolist())
+    found = opened.search(query[None], 10, allowed)[0]
+    assert set(found[found >= 0].tolist()) == set(allowed.tolist())
 
 
 def test_no_index_is_none_and_a_new_one_replaces_the_old(folder):

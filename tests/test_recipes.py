@@ -119,7 +119,7 @@ def test_adds_and_removals_are_seen_at_once(name, vectors, monkeypatch, tmp_path
     for kind in ("picture", "text"):
         assert recall(folder, queries[kind], monkeypatch) >= RECALL - 0.03
     with Writer(folder) as writer:  # built anew, for as many rows as there are now
-        current_index.rebuild(writer)
+        current_index.rebuild(writer, NONE_ASKED)
     assert index.read_record(folder).num_rows == 3000
     for kind in ("picture", "text"):
         assert recall(folder, queries[kind], monkeypatch) >= RECALL - 0.05

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from perception_search.commands.common import AsJson, Folder, app, open_collection
-from perception_search.recipe import AUTO, recipe_for
+from perception_search.recipe import AUTO, USUAL_RECALL, recipe_for
 from perception_search.show import print_json, print_line, readable_bytes, say, shares
 
 Recall = Annotated[
@@ -24,7 +24,7 @@ def index(
             help="auto, exact for no index, a recipe, or a string for faiss.index_factory."
         ),
     ] = AUTO,
-    recall: Recall = 0.95,
+    recall: Recall = USUAL_RECALL,
     as_json: AsJson = False,
 ) -> None:
     """Build an index and tune it to a recall; which one follows from the number of rows.
@@ -33,11 +33,11 @@ def index(
     perception-search index photos.ps
     perception-search index photos.ps --recipe hnsw --recall 0.99
 
-    What is ingested later is found without building it again.
+    An ingest adds to it what it finds, and builds the first one from 50,000 rows on; exact stays.
     """
     collection = open_collection(path)
     if recipe == AUTO:
-        _, why = recipe_for(len(collection.snapshot.rows))
+        _, why = recipe_for(len(collection.snapshot.searchable))
         say(f"{why}.")
     record = collection.index(recipe, recall=recall)
     if record is None:
@@ -67,7 +67,7 @@ def index(
 
 
 @app.command()
-def tune(path: Folder, recall: Recall = 0.95, as_json: AsJson = False) -> None:
+def tune(path: Folder, recall: Recall = USUAL_RECALL, as_json: AsJson = False) -> None:
     """Have the index searched in the cheapest way that reaches a recall, by measuring.
 
     \b

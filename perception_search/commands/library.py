@@ -224,6 +224,8 @@ def ingest(
             f"{report.kept} files are gone from these folders, more than half: nothing was hidden, "
             f"in case a disk is not mounted. Hide them with --allow-removals."
         )
+    if report.index:
+        say(report.index)
     counts = report.counts()
     if as_json:
         print_json(counts)
