@@ -194,10 +194,11 @@ def _extend(writer: Writer, new: NDArray[np.int64], asked: NDArray[np.float32]) 
     found = tuning.recall_of(index, queries, index.record.recipe)
     tuned = _tune(writer, index, wanted, asked, {"new picture": queries})
     if found < wanted - DRIFT:
+        now = tuned.recall["new picture"]
         warnings.warn(
             f"the {len(new):,} rows that came are unlike those the index was built of: it found "
-            f"{found:.0%} of what is near them, and is searched more thoroughly now, in "
-            f"{tuned.milliseconds:.1f} ms a query. `perception-search index` builds it anew.",
+            f"{found:.0%} of what is near them and, searched more thoroughly, finds {now:.0%} now, "
+            f"in {tuned.milliseconds:.1f} ms a query. `perception-search index` builds it anew.",
             PerceptionSearchWarning,
             stacklevel=4,
         )

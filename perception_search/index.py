@@ -51,7 +51,14 @@ def recipe(name: str) -> Recipe:
             f"{name!r} is neither a recipe ({', '.join(known)}) nor a string that "
             f"faiss.index_factory takes, such as HNSW32"
         ) from error
-    return Recipe(name=name, factory=name)
+    return Recipe(name=name, factory=name, search=_searched_by(name))
+
+
+def _searched_by(factory: str) -> dict[str, int]:
+    """What says how thoroughly such an index is searched, for `tune` to choose."""
+    if "IVF" in factory:
+        return {"nprobe": 16}
+    return {"efSearch": 64} if "HNSW" in factory else {}
 
 
 def _faiss() -> Any:

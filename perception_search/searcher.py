@@ -1,5 +1,6 @@
 """What is kept open between the queries to one collection: its index, its rows on a GPU."""
 
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,16 +32,27 @@ class Searcher:
         self._version = -1
 
     def search(self, snapshot: Snapshot, targets: Sequence[Target], **how: Any) -> list[Hits]:
-        """`search.search_many` with the collection's index, and a shortlister for many targets."""
+        """`search.search_many` with the collection's index, or else by a shortlister.
+
+        For one target on a CPU neither is needed: importing torch can take longer than scanning.
+        """
         if snapshot.version != self._version:
             self._index.forget()
             self._shortlister = None
             self._version = snapshot.version
         index = self._index.opened(snapshot.rows)
         shortlister = None
-        if len(targets) > 1:  # for one, importing torch can take longer than scanning
+        if len(targets) > 1 or (index is None and self._has_gpu()):
             shortlister = self._shortlister = self._shortlister or self._made(snapshot)
         return searching.search_many(snapshot, targets, index=index, shortlister=shortlister, **how)
+
+    def _has_gpu(self) -> bool:
+        """Whether torch computes on a GPU here; False also where it has not been needed yet."""
+        if "torch" not in sys.modules:
+            return False
+        from perception_search.encoder.device import choose_devices
+
+        return choose_devices(self._devices)[0].type == "cuda"
 
     def _made(self, snapshot: Snapshot) -> "Shortlister":
         import torch

@@ -36,6 +36,8 @@ def test_every_recipe_says_when_to_choose_it():
 
 def test_a_factory_string_is_a_recipe_too(folder):
     assert build(folder, index.recipe("Flat")).recipe.factory == "Flat"
+    assert index.recipe("IVF8,Flat").search == {"nprobe": 16}  # so that it can be tuned
+    assert index.recipe("HNSW8").search == {"efSearch": 64}
     with pytest.raises(ValueError, match="neither a recipe"):
         index.recipe("nonsense")
 

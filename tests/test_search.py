@@ -11,6 +11,7 @@ from stores import DIM, item, make, row, unit
 from perception_search import index, search
 from perception_search.errors import CollectionDamaged, QueryError
 from perception_search.search import Target
+from perception_search.searcher import Searcher
 from perception_search.shortlist import Shortlister
 from perception_search.snapshot import PathRecord, Snapshot
 from perception_search.spans import find_spans
@@ -294,6 +295,26 @@ def test_many_targets_find_what_each_finds_alone(snapshot, how):
     for hits, expected in zip(many, alone, strict=True):
         assert [h.score for h in hits] == pytest.approx([h.score for h in expected], abs=1e-6)
     assert search.search_many(snapshot, [], **how) == []
+
+
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_one_target_is_scored_on_the_gpu_where_there_is_one(snapshot, monkeypatch, has_gpu):
+    searcher = Searcher(snapshot.folder, "cpu")
+    monkeypatch.setattr(Searcher, "_has_gpu", lambda _: has_gpu)
+    [hits] = searcher.search(snapshot, [Target(unit(3))], k=5)
+    assert (searcher._shortlister is not None) == has_gpu
+    assert hits == search.search(snapshot, Target(unit(3)), k=5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_what_the_cpu_finds(snapshot):
+    searcher = Searcher(snapshot.folder, "cuda")
+    assert searcher._has_gpu()
+    for number in range(9):
+        [hits] = searcher.search(snapshot, [Target(unit(number))], k=10)
+        expected = search.search(snapshot, Target(unit(number)), k=10)
+        assert [hit.row_id for hit in hits] == [hit.row_id for hit in expected]
+    assert searcher._shortlister is not None
 
 
 def test_a_shortlist_says_that_a_row_is_not_of_numbers(snapshot):
