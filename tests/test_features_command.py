@@ -4,7 +4,6 @@ input on: its tokens say what is in their own patch, wherever it is.
 
 import json
 import os
-import sys
 import warnings
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from synthetic import tower_state
 
-from perception_search import cli, durable
+from perception_search import durable
 from perception_search.encoder.config import MODELS
 from perception_search.encoder.features import FeatureExtractor
 from perception_search.encoder.towers import VisionTower
@@ -53,21 +52,14 @@ def environment(weights, tmp_path, tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
+def run(run):
     """Run the command in this process: (exit code, stdout, stderr)."""
 
-    def run(*arguments):
-        words = ["features", *map(str, arguments)]
-        if "--model" not in words:
-            words += ["--model", MODEL]
-        monkeypatch.setattr(sys, "argv", ["perception-search", *words, "--dtype", "float32"])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
+    def features(*arguments):
+        model = () if "--model" in arguments else ("--model", MODEL)
+        return run("features", *arguments, *model, "--dtype", "float32")
 
-    return run
+    return features
 
 
 @pytest.fixture(scope="module")

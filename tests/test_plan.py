@@ -1,5 +1,6 @@
 """Planning: what is counted, what is measured, what follows from it, and what the command says."""
 
+import functools
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from media_folder import colour, picture, write_pictures, write_video
 from PIL import Image
 from synthetic import T16, model_state
 
-from perception_search import Collection, cli, counting, machine, media
+from perception_search import Collection, counting, machine, media
 from perception_search.counting import count
 from perception_search.decode import Decoded, MediaReader
 from perception_search.encoder.config import MODELS
@@ -372,18 +373,9 @@ def test_the_largest_model_that_ends_overnight_is_named(folder, quick, monkeypat
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
+def run(run):
     """Run `plan` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["perception-search", "plan", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return run
+    return functools.partial(run, "plan")
 
 
 def test_the_command_measures_without_weights(folder, run, monkeypatch, tmp_path):

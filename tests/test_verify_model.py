@@ -1,8 +1,8 @@
 """Weights against what is known of their model: made-up ones pass, each damage is told apart."""
 
+import functools
 import json
 import math
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from synthetic import T16, tower_state
 from test_config import RELEASED as CARDS
 
-from perception_search import PerceptionEncoder, cli
+from perception_search import PerceptionEncoder
 from perception_search.encoder.config import MODELS
 from perception_search.encoder.towers import VisionTower
 from perception_search.encoder.weights import load_tower, tower_sha256
@@ -626,19 +626,9 @@ def test_a_library_whose_model_has_other_tensors_is_passed_over(
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
+def run(run):
     """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        words = ["perception-search", "verify-model", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", words)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return run
+    return functools.partial(run, "verify-model")
 
 
 def test_the_command_prints_a_line_a_check(run, spatial):

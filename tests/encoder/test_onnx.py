@@ -11,7 +11,7 @@ from golden import recipe
 from PIL import Image
 from synthetic import MINI_CLS, MINI_LANG, MINI_NOCLS, T16, tower_state
 
-from perception_search import PerceptionEncoder, cli
+from perception_search import PerceptionEncoder
 from perception_search.encoder import onnx_export
 from perception_search.encoder.onnx_export import OPSETS, export_onnx, write_tower
 from perception_search.encoder.tokenizer import tokenize
@@ -231,21 +231,6 @@ def test_what_a_model_lacks_or_onnx_has_not_is_refused(tmp_path):
         export_onnx(T16.name, tmp_path, tower="visual")
     with pytest.raises(ValueError, match="must be 18 to 25"):
         export_onnx(T16.name, tmp_path, opset=17)
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["perception-search", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return run
 
 
 def test_a_released_model_is_exported_by_the_command(run, t16_files, tmp_path, monkeypatch):
