@@ -405,8 +405,6 @@ def open_index(folder: Path, rows: Rows) -> Index | None:
     if (index.d, index.ntotal) != (record.dim, record.num_rows) or index.d != rows.dim:
         raise QueryError(f"{path} holds {index.ntotal} vectors of {index.d}, not what was written")
     opened = Index(record, index, path)
-    if record.size_bytes > HASH_LIMIT_BYTES:
-        opened.check_in_background()
     ids = np.array([int(row_id) for row_id in record.known_answers], np.int64)
     positions = rows.positions(ids)
     if (positions < 0).any():
@@ -415,4 +413,6 @@ def open_index(folder: Path, rows: Rows) -> Index | None:
     for found, known in zip(answers, record.known_answers.values(), strict=True):
         if np.count_nonzero(np.isin(known, found)) < SAME_ANSWERS * len(known):
             raise QueryError(f"{path} does not give the answers it gave when it was built")
+    if record.size_bytes > HASH_LIMIT_BYTES:
+        opened.check_in_background()
     return opened

@@ -311,9 +311,10 @@ class _Item(NamedTuple):
 def _items_at(snapshot: Snapshot, positions: NDArray[np.int64]) -> list[_Item]:
     """The items that the rows at `positions` are of."""
     names = ["content_hash", "duration_seconds", "kind"]
-    items = snapshot.live_items.select(names).take(snapshot.item_of_row[positions]).to_pylist()
-    paths = snapshot.live_paths
-    return [_Item(**item, path=paths[item["content_hash"]][0]) for item in items]
+    places = snapshot.item_of_row[positions]
+    items = snapshot.live_items.select(names).take(places).to_pylist()
+    paths = map(snapshot.first_path, places.tolist())
+    return [_Item(**item, path=path) for item, path in zip(items, paths, strict=True)]
 
 
 def _moments_of(

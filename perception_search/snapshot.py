@@ -303,20 +303,34 @@ class Snapshot:
         return self.items.filter(live)
 
     @functools.cached_property
+    def _paths_by_item(self) -> tuple[pa.Array, NDArray[np.int64]]:
+        """The paths of all live items, item by item, and where each item's begin (N + 1)."""
+        live = self.paths.filter(pc.equal(self.paths["outcome"], "ingested"))
+        place = pc.index_in(live["content_hash"], value_set=self.live_items["content_hash"])
+        item = np.asarray(pc.fill_null(place, -1).to_numpy(), np.int64)
+        order = np.argsort(item, kind="stable")
+        starts = np.searchsorted(item[order], np.arange(self.live_items.num_rows + 1))
+        return live["path"].combine_chunks().take(pa.array(order)), starts
+
+    def first_path(self, item: int) -> Path:
+        """The first path of the live item at this position."""
+        paths, starts = self._paths_by_item
+        return Path(os.fsdecode(paths[int(starts[item])].as_py()))
+
+    @functools.cached_property
     def shown_items(self) -> pa.Table:
         """The live items as `where` and tables show them: with `paths`, `name` and `folder`;
         names that are no text are escaped.
         """
         items = self.live_items
-        paths = [
-            [display(path) for path in self.live_paths[content_hash]]
-            for content_hash in items["content_hash"].to_pylist()
-        ]
-        firsts = [Path(some[0]) for some in paths]
+        paths, starts = self._paths_by_item
+        texts = [display(os.fsdecode(path)) for path in paths.to_pylist()]
+        firsts = [texts[start].rpartition(os.sep) for start in starts[:-1].tolist()]
         shown = items.select([n for n in items.column_names if n not in tables.HIDDEN_ITEM_FIELDS])
-        shown = shown.add_column(1, "paths", pa.array(paths, pa.list_(pa.string())))
-        shown = shown.add_column(2, "name", pa.array([path.name for path in firsts], pa.string()))
-        folders = pa.array([str(path.parent) for path in firsts], pa.string())
+        every = pa.ListArray.from_arrays(pa.array(starts, pa.int32()), pa.array(texts, pa.string()))
+        shown = shown.add_column(1, "paths", every)
+        shown = shown.add_column(2, "name", pa.array([name for _, _, name in firsts], pa.string()))
+        folders = pa.array([folder or os.sep for folder, _, _ in firsts], pa.string())
         return shown.add_column(3, "folder", folders)
 
     @functools.cached_property
@@ -376,5 +390,7 @@ class Snapshot:
 
 def latest(table: pa.Table, key: str) -> pa.Table:
     """The last record of every key, in the order of those."""
-    last = {value: position for position, value in enumerate(table[key].to_pylist())}
-    return table.take(pa.array(sorted(last.values()), pa.int64()))
+    codes = table[key].combine_chunks().dictionary_encode()
+    last = np.zeros(len(codes.dictionary), np.int64)
+    last[codes.indices.to_numpy()] = np.arange(table.num_rows)  # of several the last stays
+    return table.take(pa.array(np.sort(last)))
