@@ -14,6 +14,7 @@
 #   make bench-encode          pictures and words, ours and theirs
 #   make bench-gpu             the same on a GPU, where there is one
 #   make bench-index           indexes, ours and theirs, at 100,000 rows
+#   make bench-index-1m        the same at a million: an hour
 #
 # TORCH_INDEX= names a package index for torch alone, where pip would take a CUDA build unasked.
 
@@ -28,7 +29,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PARITY_PIP := $(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test check bench parity parity-env bench-video bench-encode bench-gpu bench-index scale faults clean
+.PHONY: demo test check bench parity parity-env bench-video bench-encode bench-gpu bench-index bench-index-1m bench-index-small scale faults clean
 
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -82,7 +83,13 @@ bench-gpu: parity-env
 	$(PARITY)/bin/python benchmarks/bench_gpu.py
 
 bench-index: parity-env
-	OMP_WAIT_POLICY=PASSIVE $(PARITY)/bin/python benchmarks/bench_index.py
+	OMP_WAIT_POLICY=PASSIVE $(PARITY)/bin/python benchmarks/bench_index.py $(INDEX_ARGS)
+
+bench-index-1m: INDEX_ARGS = --rows 1000000 --only "ours ivf-pq" "ours rabitq" "ours hnsw" "FAISS HNSW16" "FAISS HNSW32" "autofaiss IVF-PQ"
+bench-index-1m: bench-index
+
+bench-index-small: INDEX_ARGS = --rows 20000 --dim 256 --rounds 3 --only "ours ivf-pq" "FAISS HNSW16" "usearch f16"
+bench-index-small: bench-index
 
 scale: $(VENV)/test
 	PERCEPTION_SEARCH_SCALE=full $(BIN)/python -m pytest tests/test_scale.py -s

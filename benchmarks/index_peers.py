@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 
 K = 10
-WIDTHS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
+WIDTHS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 PROBES = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 TRAINING_ROWS = 262_144
 
@@ -140,13 +140,13 @@ def lance_open(folder: Path) -> tuple[Search, Sequence[int]]:
 def autofaiss_factory(num_rows: int, dim: int) -> str:
     """What autofaiss takes where a graph does not fit in the memory it may use.
 
-    By autofaiss/external/optimize.py: codes of 256 bytes, turned into up to seven dimensions a
-    byte, and lists by the number of rows.
+    By autofaiss/external/optimize.py: codes of 256 bytes, and lists by the number of rows. It
+    has OPQ learn a rotation, which takes hours on two cores; here the rotation is a random one.
     """
     lists = 16_384 if num_rows >= 1_000_000 else 1 << round(np.log2(4 * num_rows**0.5))
     coarse = f"IVF{lists}_HNSW32" if lists >= 1000 else f"IVF{lists}"
     codes = next(codes for codes in (256, 128, 64, 48, 32, 24, 16, 8, 4) if codes < dim)
-    return f"OPQ{codes}_{(min(dim // codes, 6) + 1) * codes},{coarse},PQ{codes}x8"
+    return f"RR{-(-dim // codes) * codes},{coarse},PQ{codes}x8"
 
 
 def peers(num_rows: int, dim: int) -> dict[str, Peer]:

@@ -41,7 +41,7 @@ def choose(
     """
     _check_recall(recall)
     if name == AUTO:
-        name, _ = recipe_for(len(writer.snapshot.searchable))
+        name, _ = recipe_for(len(writer.snapshot.searchable), writer.snapshot.dim)
         if name == EXACT:
             indexing.remove(writer.folder)
             return None

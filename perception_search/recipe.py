@@ -1,6 +1,7 @@
 """Recipes, the files in `indexes/`: how one kind of index is built and searched; builds none."""
 
 import math
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,9 @@ USUAL_RECALL = 0.95
 """Of the ten best rows the share that should be found, where nothing else is asked for."""
 EXACT_BELOW_ROWS = 50_000
 _ROWS_PER_LIST = 39  # of which FAISS wants to learn at least
+_BYTES_PER_DIMENSION = 0.39  # of ivf-pq in memory, see indexes/README.md
+_MOST_OF_MEMORY = 0.5
+_USUAL_MEMORY_BYTES = 8 << 30
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,31 @@ class Recipe:
         return replace(self, factory=filled)
 
 
-def recipe_for(num_rows: int) -> tuple[str, str]:
-    """The name of the recipe for so many rows, `exact` for no index at all, and why."""
+def recipe_for(num_rows: int, dim: int, memory_bytes: int | None = None) -> tuple[str, str]:
+    """The name of the recipe for so many rows, `exact` for no index at all, and why.
+
+    Args:
+        num_rows: rows to index.
+        dim: length of an embedding.
+        memory_bytes: what the machine has; None for this one.
+    """
     if num_rows < EXACT_BELOW_ROWS:
         return EXACT, f"{num_rows:,} rows are scanned in a tenth of a second: no index is needed"
+    memory_bytes = memory_bytes or _memory_bytes()
+    needed = num_rows * dim * _BYTES_PER_DIMENSION
+    if needed > _MOST_OF_MEMORY * memory_bytes:
+        why = (
+            f"half a byte a dimension would take {needed / 1e9:.1f} GB of {memory_bytes / 1e9:.1f}"
+        )
+        return "rabitq", f"{num_rows:,} rows: an index of one bit a dimension, since {why}"
     return "ivf-pq", f"{num_rows:,} rows: an index of half a byte a dimension, and exact scores"
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return _USUAL_MEMORY_BYTES
 
 
 def recipes() -> dict[str, Recipe]:

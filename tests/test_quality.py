@@ -7,8 +7,9 @@ import sys
 import data
 import pytest
 
-from perception_search import Collection
+from perception_search import Collection, search
 from perception_search.demo import questions, run
+from perception_search.recipe import recipes
 
 
 def command(*arguments, given=None):
@@ -36,7 +37,7 @@ def ranks(collection, k, right):
 
 
 @pytest.mark.slow
-def test_coco_captions_find_their_photograph(tmp_path):
+def test_coco_captions_find_their_photograph(tmp_path, monkeypatch):
     folder = data.folder("coco345")
     collection = tmp_path / "coco.ps"
     command("create", collection, "--model", "starter")
@@ -54,6 +55,25 @@ def test_coco_captions_find_their_photograph(tmp_path):
     recall = {k: sum(r is not None and r <= k for r in found) / len(found) for k in (1, 5, 10)}
     print("coco345 text to image", {k: round(100 * share, 1) for k, share in recall.items()})
     assert recall[10] >= 0.60
+    asked = list(dict.fromkeys(caption for caption, _ in right))[:400]
+    for recipe in recipes():
+        assert found_by_index(collection, recipe, asked, monkeypatch) >= 0.93, recipe
+
+
+def found_by_index(path, recipe, captions, monkeypatch):
+    """The share of the ten best photographs that an index of real embeddings finds."""
+    collection = Collection.open(path)
+    record = collection.index(recipe, recall=0.95)
+    assert min(record.recall.values()) >= 0.95
+    monkeypatch.setattr(search, "SCAN_IF_FEWER_ROWS", 0)
+    found = collection.search_many(captions, k=10)
+    collection.index("exact")
+    best = collection.search_many(captions, k=10)
+    same = [
+        len({h.row_id for h in some} & {h.row_id for h in all_})
+        for some, all_ in zip(found, best, strict=True)
+    ]
+    return sum(same) / (10 * len(captions))
 
 
 @pytest.mark.slow

@@ -187,5 +187,12 @@ def test_a_recipe_is_filled_in_for_the_collection(num_rows, dim, factory):
 
 
 def test_few_rows_need_no_index():
-    assert recipe_for(49_999)[0] == EXACT
-    assert recipe_for(50_000)[0] in recipes()
+    assert recipe_for(49_999, 1024)[0] == EXACT
+    assert recipe_for(50_000, 1024)[0] == "ivf-pq"
+
+
+def test_little_memory_is_thought_of():
+    assert recipe_for(5_000_000, 1024, memory_bytes=8 << 30)[0] == "ivf-pq"
+    name, why = recipe_for(20_000_000, 1024, memory_bytes=8 << 30)
+    assert name == "rabitq"
+    assert why.endswith("since half a byte a dimension would take 8.0 GB of 8.6")

@@ -37,7 +37,8 @@ def index(
     """
     collection = open_collection(path)
     if recipe == AUTO:
-        _, why = recipe_for(len(collection.snapshot.searchable))
+        snapshot = collection.snapshot
+        _, why = recipe_for(len(snapshot.searchable), snapshot.dim)
         say(f"{why}.")
     record = collection.index(recipe, recall=recall)
     if record is None:
