@@ -4,7 +4,7 @@ Every other way in (command line, page, benchmarks) is a thin caller of these me
 """
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perception_search import adopt as adoption
 from perception_search import (
     current_index,
     manifest,
     media,
     overview,
+    removal,
     resegment,
     tables,
     tuning,
@@ -27,11 +29,7 @@ from perception_search import verify as verifying
 from perception_search.encoder import Encoder, Identity, load_encoder
 from perception_search.encoder.auto import choose_model, notice_for
 from perception_search.encoder.protocol import Pooling
-from perception_search.errors import (
-    CollectionDamaged,
-    CollectionExists,
-    QueryError,
-)
+from perception_search.errors import CollectionDamaged, CollectionExists, QueryError
 from perception_search.frames import Sampling
 from perception_search.hits import Hits
 from perception_search.ingest import IngestReport
@@ -58,6 +56,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from perception_search.embedding_files import Given
     from perception_search.encoder.tokenizer import LongTexts
     from perception_search.query import Picture
 
@@ -356,28 +355,7 @@ class Collection:
             QueryError: nothing in the collection is meant by one of `paths`.
         """
         with Writer(self.path) as writer:
-            snapshot = writer.snapshot
-            records = snapshot.path_records
-            live = {path for paths in snapshot.live_paths.values() for path in paths}
-            chosen: set[Path] = set()
-            for wanted in map(absolute, _as_list(paths)):
-                below = {path for path in live if path.is_relative_to(wanted)}
-                if not below:
-                    raise QueryError(f"{wanted} is not in {self.path}: nothing was removed.")
-                chosen |= below
-            if where is not None:
-                from perception_search.where import matching
-
-                kept = snapshot.shown_items.filter(matching(snapshot.shown_items, where))
-                for content_hash in kept["content_hash"].to_pylist():
-                    chosen |= set(snapshot.live_paths[content_hash])
-            for path in chosen:
-                record = records[path]._replace(outcome="removed", reason="taken out by hand")
-                writer.add_path(path, record)
-            if chosen:
-                writer.commit()
-                writer.compact()
-        return sorted(chosen)
+            return removal.remove(writer, [absolute(path) for path in _as_list(paths)], where)
 
     def resegment(
         self,
@@ -544,6 +522,27 @@ class Collection:
             how_read += " split"
         cache = TextCache(self.path / _CACHE, how_read, identity.dim)
         return QueryEncoder(cache, self.sampling, self.encoder_for)
+
+    def import_embeddings(
+        self,
+        given: "Iterable[Given]",
+        *,
+        trust: bool = False,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> adoption.AdoptReport:
+        """Take in embeddings of another program, see `adopt.adopt` and `embedding_files.read`.
+
+        Args:
+            given: rows of another program.
+            trust: compare none with what this collection's model makes of the pictures.
+            on_progress: called with the number of rows done.
+        """
+        encoder = self._query_encoder()
+        embed = None if trust else lambda path: encoder.images([path])[0][1]
+        with Writer(self.path) as writer:
+            report = adoption.adopt(writer, given, embed, on_progress)
+            current_index.keep_up(writer, self._asked())
+        return report
 
     # Its index
 

@@ -146,6 +146,11 @@ def _eligible(
     return np.flatnonzero(eligible)
 
 
+def eligible_rows(snapshot: Snapshot, condition: str | None) -> NDArray[np.int64]:
+    """Positions of the rows that a search with this filter ranks: pictures and segments."""
+    return _eligible(snapshot, condition, tables.SEARCHED, None)
+
+
 def _is_for_index(index: "Index", eligible: NDArray[np.int64]) -> bool:
     """Whether an index is worth asking: fewer rows are scanned as fast, and exactly."""
     return len(eligible) > SCAN_IF_FEWER_ROWS and not index.damaged
