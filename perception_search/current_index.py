@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from perception_search import index as indexing
@@ -24,7 +25,7 @@ GROWN = 4
 """An index is built anew when there are so many times the rows it was built of,"""
 DEAD_SHARE = 0.5
 """or when this share of what it holds can no longer be found."""
-DRIFT = 0.05
+DRIFT = 0.1
 """Rows that came are unlike the others when the index finds so much less near them."""
 
 
@@ -125,15 +126,25 @@ def _keep_up(writer: Writer, asked: NDArray[np.float32]) -> str:
     if index is None:
         return _first(writer, asked)
     record = index.record
-    positions = writer.snapshot.searchable
-    is_new = writer.snapshot.searchable_ids >= record.next_row_id
+    snapshot = writer.snapshot
+    num_since = snapshot.manifest.next_row_id - record.next_row_id
+    may_be_dead = bool(pc.any(pc.equal(snapshot.paths["outcome"], "removed")).as_py())
+    if num_since <= _many(record) and not may_be_dead and record.num_trained_rows:
+        return ""  # nothing to do, and not worth looking at every row
+    positions = snapshot.searchable
+    is_new = snapshot.searchable_ids >= record.next_row_id
     num_new = int(np.count_nonzero(is_new))
     num_dead = record.num_rows - (len(positions) - num_new)
     if len(positions) > GROWN * record.num_trained_rows or num_dead > DEAD_SHARE * record.num_rows:
         return _said("built anew for what there is now", rebuild(writer, asked))
-    if num_new > max(NEW_ROWS, NEW_SHARE * record.num_rows):
+    if num_new > _many(record):
         return _said("extended", _extend(writer, positions[is_new], asked))
     return ""
+
+
+def _many(record: IndexRecord) -> float:
+    """How many new rows are scanned; more are added to the index."""
+    return max(NEW_ROWS, NEW_SHARE * record.num_rows)
 
 
 def _first(writer: Writer, asked: NDArray[np.float32]) -> str:
@@ -241,10 +252,6 @@ class CurrentIndex:
         self._folder = folder
         self._index: Index | None = None
         self._stamp: tuple[int, int] | None = None
-
-    def forget(self) -> None:
-        """Look again at the next use: the rows are another version's now."""
-        self._stamp = None
 
     def opened(self, rows: Rows) -> Index | None:
         """The index; None where there is none, or none that can be trusted, which is warned of."""

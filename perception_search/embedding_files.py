@@ -94,7 +94,7 @@ def _write_clip_retrieval(snapshot: Snapshot, positions: NDArray[np.int64], fold
 def _columns(snapshot: Snapshot, positions: NDArray[np.int64]) -> pa.Table:
     rows = snapshot.rows
     items = snapshot.item_of_row[positions]
-    paths = [display(snapshot.first_path(item)) for item in items.tolist()]
+    paths = [display(path) for path in snapshot.first_paths(items)]
     return pa.table(
         {
             "image_path": pa.array(paths, pa.string()),

@@ -318,7 +318,7 @@ def _items_at(snapshot: Snapshot, positions: NDArray[np.int64]) -> list[_Item]:
     names = ["content_hash", "duration_seconds", "kind"]
     places = snapshot.item_of_row[positions]
     items = snapshot.live_items.select(names).take(places).to_pylist()
-    paths = map(snapshot.first_path, places.tolist())
+    paths = snapshot.first_paths(places)
     return [_Item(**item, path=path) for item, path in zip(items, paths, strict=True)]
 
 

@@ -37,7 +37,6 @@ class Searcher:
         For one target on a CPU neither is needed: importing torch can take longer than scanning.
         """
         if snapshot.version != self._version:
-            self._index.forget()
             self._shortlister = None
             self._version = snapshot.version
         index = self._index.opened(snapshot.rows)

@@ -23,6 +23,7 @@ from perception_search.media import display
 from perception_search.segments import Segmentation
 
 SCAN_BLOCK_ROWS = 8192
+_FEW_LOOKUPS = 8
 
 
 class PathRecord(NamedTuple):
@@ -188,6 +189,7 @@ class Snapshot:
         self.manifest = state
         self.dim = int(state.collection["identity"]["dim"])
         self._checked = checked if checked is not None else set()
+        self._num_lookups = 0
 
     @staticmethod
     def open(folder: Path, checked: set[str] | None = None) -> "Snapshot":
@@ -258,10 +260,7 @@ class Snapshot:
     def _table(self, name: str, key: str, schema: pa.Schema) -> pa.Table:
         """One table with its latest record for every key."""
         parts = [tables.read(self.path_of(file)) for file in self.manifest.of(name)]
-        if not parts:
-            return schema.empty_table()
-        table = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
-        return latest(table, key) if len(parts) > 1 else table
+        return latest(parts, key) if parts else schema.empty_table()
 
     @functools.cached_property
     def items(self) -> pa.Table:
@@ -297,7 +296,7 @@ class Snapshot:
         """The items that can be found: ingested, and at a path."""
         at_a_path = self.paths.filter(pc.equal(self.paths["outcome"], "ingested"))["content_hash"]
         live = pc.and_(
-            pc.is_in(self.items["content_hash"], value_set=pc.unique(at_a_path)),
+            pc.is_in(self.items["content_hash"], value_set=at_a_path),
             pc.equal(self.items["outcome"], "ingested"),
         )
         return self.items.filter(live)
@@ -312,10 +311,24 @@ class Snapshot:
         starts = np.searchsorted(item[order], np.arange(self.live_items.num_rows + 1))
         return live["path"].combine_chunks().take(pa.array(order)), starts
 
-    def first_path(self, item: int) -> Path:
-        """The first path of the live item at this position."""
-        paths, starts = self._paths_by_item
-        return Path(os.fsdecode(paths[int(starts[item])].as_py()))
+    def first_paths(self, items: NDArray[np.int64]) -> list[Path]:
+        """The first path of each of the live items at these positions.
+
+        At first they are looked for among all paths; for who asks often all are put in order.
+        """
+        self._num_lookups += 1
+        if self._num_lookups > _FEW_LOOKUPS:
+            paths, starts = self._paths_by_item
+            return [Path(os.fsdecode(paths[at].as_py())) for at in starts[items].tolist()]
+        hashes = self.live_items["content_hash"].take(pa.array(items))
+        wanted = pc.and_(
+            pc.is_in(self.paths["content_hash"], value_set=hashes),
+            pc.equal(self.paths["outcome"], "ingested"),
+        )
+        found = self.paths.select(["content_hash", "path"]).filter(wanted).to_pydict()
+        pairs = zip(reversed(found["content_hash"]), reversed(found["path"]), strict=True)
+        first = dict(pairs)  # of several the first stays
+        return [Path(os.fsdecode(first[content_hash])) for content_hash in hashes.to_pylist()]
 
     @functools.cached_property
     def shown_items(self) -> pa.Table:
@@ -388,9 +401,19 @@ class Snapshot:
         return np.asarray(pc.fill_null(place, -1).to_numpy(), np.int64)
 
 
-def latest(table: pa.Table, key: str) -> pa.Table:
-    """The last record of every key, in the order of those."""
-    codes = table[key].combine_chunks().dictionary_encode()
-    last = np.zeros(len(codes.dictionary), np.int64)
-    last[codes.indices.to_numpy()] = np.arange(table.num_rows)  # of several the last stays
-    return table.take(pa.array(np.sort(last)))
+def latest(parts: Sequence[pa.Table], key: str) -> pa.Table:
+    """One table of the last record of every key, in the order of those.
+
+    Args:
+        parts: from the oldest to the newest; in each a key stands once.
+        key: the column.
+    """
+    kept: list[pa.Table] = []
+    later = pa.chunked_array([], parts[0][key].type)
+    for part in reversed(parts):  # the newer are the smaller: few keys are looked up
+        keys = part[key]
+        if len(later):
+            part = part.filter(pc.invert(pc.is_in(keys, value_set=later)))
+        kept.append(part)
+        later = pa.chunked_array([*later.chunks, *keys.chunks], keys.type)
+    return pa.concat_tables(reversed(kept), promote_options="permissive").combine_chunks()

@@ -294,10 +294,8 @@ class Writer:
             schema = make_schema(self.snapshot.dim)
             parts: Iterable[pa.Table] = (group for path in paths for group in tables.groups(path))
         else:
-            whole = pa.concat_tables(
-                [tables.read(path) for path in paths], promote_options="permissive"
-            )
-            merged = latest(whole.combine_chunks(), "path" if table == "paths" else "content_hash")
+            key = "path" if table == "paths" else "content_hash"
+            merged = latest([tables.read(path) for path in paths], key)
             schema, parts = merged.schema, [merged]
         return self._write_table(table, schema, parts, _origins(small))
 

@@ -47,9 +47,9 @@ def test_what_is_written_is_read_again(snapshot, tmp_path, form):
     given = list(read(to))
     matrix = np.concatenate([some.embeddings for some in given])
     assert np.array_equal(matrix.astype(np.float32), embeddings_of(snapshot))
-    items = snapshot.item_of_row[snapshot.searchable].tolist()
+    items = snapshot.item_of_row[snapshot.searchable]
     paths = [path for some in given for path in some.paths]
-    assert paths == [str(snapshot.first_path(item)) for item in items]
+    assert paths == [str(path) for path in snapshot.first_paths(items)]
     assert list(tmp_path.iterdir()) == [to], "nothing half written is left"
 
 
