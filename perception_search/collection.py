@@ -420,7 +420,7 @@ class Collection:
             MediaError: a query picture or video cannot be read.
             CollectionMismatch: the encoder is not the one the collection was made with.
         """
-        encode = self._query_encoder()
+        encode = self.query_encoder()
         words = [*([query] if query is not None else []), *texts]
         parts = [*encode.texts(words), *encode.images(images), *encode.videos(videos)]
         target = Target(mix(parts), encode.texts(minus))
@@ -460,7 +460,7 @@ class Collection:
         Raises:
             QueryError: one of the queries is empty, or `where` cannot be used.
         """
-        encode = self._query_encoder()
+        encode = self.query_encoder()
         parts = [*encode.texts(texts), *encode.images(images), *encode.videos(videos)]
         taken_away = encode.texts(minus)
         targets = [Target(mix([words, *parts]), taken_away) for words in encode.texts(queries)]
@@ -515,7 +515,8 @@ class Collection:
                 raise
             return self._searcher.search(self.snapshot, targets, **how)
 
-    def _query_encoder(self) -> QueryEncoder:
+    def query_encoder(self) -> QueryEncoder:
+        """What embeds queries: words, through the collection's cache, pictures and videos."""
         identity = self.identity
         how_read = identity.text_sha256
         if self._encoder.long_texts == "split":
@@ -537,7 +538,7 @@ class Collection:
             trust: compare none with what this collection's model makes of the pictures.
             on_progress: called with the number of rows done.
         """
-        encoder = self._query_encoder()
+        encoder = self.query_encoder()
         embed = None if trust else lambda path: encoder.images([path])[0][1]
         with Writer(self.path) as writer:
             report = adoption.adopt(writer, given, embed, on_progress)

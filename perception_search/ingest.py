@@ -90,6 +90,7 @@ def ingest(
     sampling: Sampling,
     segmentation: Segmentation,
     metadata: "pd.DataFrame | None" = None,
+    apply_exif: bool = True,
     on_commit: Callable[[Sequence[FileReport]], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> IngestReport:
@@ -104,6 +105,7 @@ def ingest(
         sampling: which frames of a video are taken; the collection's.
         segmentation: which stretches videos are found by; the collection's.
         metadata: the caller's own columns, one row a file, keyed by a column or index `path`.
+        apply_exif: turn pictures upright as their camera says; benchmarks do not.
         on_commit: called with the files of each commit, after it is safe on disk.
         on_progress: called with (files done, files in all).
 
@@ -113,6 +115,7 @@ def ingest(
     """
     run = _Ingest(writer, encoder, options, sampling, segmentation, on_commit, on_progress)
     run.own_columns = own_columns(metadata)
+    run.apply_exif = apply_exif
     return run.run(found, roots)
 
 
@@ -138,6 +141,7 @@ class _Ingest:
         self.sampling = sampling
         self.segmentation = segmentation
         self.own_columns: Mapping[Path, Mapping[str, Any]] = {}
+        self.apply_exif = True
         self.decoder = decoder_version()
         self._claims = threading.Lock()
         self._outcomes: dict[str, tuple[str, str | None]] = {}
@@ -190,8 +194,9 @@ class _Ingest:
         return self.report
 
     def _read(self, to_read: Mapping[Path, Found]) -> None:
+        spec = self.encoder.frame_spec
         with DecodePool(
-            replace(self.encoder.frame_spec, apply_exif=True, fast_jpeg=self.options.fast_jpeg),
+            replace(spec, apply_exif=self.apply_exif, fast_jpeg=self.options.fast_jpeg),
             self.sampling,
             num_workers=min(self.options.num_workers or os.cpu_count() or 1, len(to_read)),
             time_limit_seconds=self.options.time_limit_seconds,

@@ -3,6 +3,8 @@
 annotations   questions with their answers, as data sets lay them out
 moments       where in a video: asked within its video and over all
 films         videos made of captioned clips, whose right answers are known
+captions      pictures and videos with captions, as data sets lay them out
+retrieval     pictures and videos by their captions, by PE's protocol and by a search
 """
 
 from perception_search.evaluate.annotations import Annotations, MomentQuery, load_annotations

@@ -1,0 +1,295 @@
+"""Retrieval by captions: layouts, what is missing, and figures that the slow way gives too."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import data
+import numpy as np
+import pytest
+from fakes import ColourEncoder
+from media_files import write_video
+from media_folder import write_pictures
+
+from perception_search import Collection, zero_shot
+from perception_search.errors import QueryError
+from perception_search.evaluate import retrieval
+from perception_search.evaluate.captions import Captions, find_media, load_captions
+from perception_search.evaluate.retrieval import HEADLINE, evaluate_retrieval
+
+PARITY = Path(__file__).parent.parent / ".venv-parity/bin/python"
+
+
+def both_ways(scores, right, reweight, **how):
+    [asked] = zero_shot.ranks(scores, right, reweight=reweight)
+    others = zero_shot.right_captions(right, scores.shape[1])
+    [answered] = zero_shot.ranks(scores.T, others, reweight=reweight)
+    return zero_shot.recalls(asked, answered, **how)
+
+
+def saved(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_layouts_are_told_by_their_fields(tmp_path):
+    coco = {
+        "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}],
+        "annotations": [
+            {"image_id": 8, "caption": "two"},
+            {"image_id": 7, "caption": "one"},
+            {"image_id": 8, "caption": "three"},
+        ],
+    }
+    expected = (("a.jpg", "b.jpg"), ("one", "two", "three"), (0, 1, 1))
+    found = load_captions(saved(tmp_path / "coco.json", coco))
+    assert (found.layout, found.names, found.texts, found.owner) == ("coco", *expected)
+
+    def entry(name, split, *texts):
+        return {"filename": name, "split": split, "sentences": [{"raw": text} for text in texts]}
+
+    karpathy = {
+        "images": [
+            entry("a.jpg", "test", "one"),
+            entry("x.jpg", "train", "nothing"),
+            entry("b.jpg", "test", "two", "three"),
+        ]
+    }
+    path = saved(tmp_path / "dataset_coco.json", karpathy)
+    found = load_captions(path)
+    assert (found.layout, found.names, found.texts, found.owner) == ("karpathy", *expected)
+    assert load_captions(path, split="train").names == ("x.jpg",)
+    with pytest.raises(QueryError, match="nothing of the split 'val'"):
+        load_captions(path, split="val")
+
+    listed = [
+        {"file_name": "a.jpg", "captions": ["one"]},
+        {"file": "b.jpg", "captions": ["two", "three"]},
+        {"file": "c.jpg", "captions": []},
+    ]
+    found = load_captions(saved(tmp_path / "list.json", listed))
+    assert (found.layout, found.names, found.texts, found.owner) == ("list", *expected)
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_msr_vtt_s_table(tmp_path, separator):
+    lines = ["key,vid_key,video_id,sentence", 'r,m,video1,"a man, singing"', "r,m,video2,a dog"]
+    content = "\n".join(lines)
+    if separator == ";":
+        content = content.replace('"a man, singing"', "a man| singing").replace(",", ";")
+        content = content.replace("|", ",")
+    found = load_captions(saved(tmp_path / "vtt.csv", content))
+    assert found == Captions("msrvtt", ("video1", "video2"), ("a man, singing", "a dog"), (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.json", "{", "is no JSON"),
+        ("x.json", {"rows": 1}, "has no layout that is known"),
+        ("x.json", [{"name": "a"}], "has no layout that is known"),
+        ("x.csv", "id,text\n1,a", "has the columns id, text"),
+    ],
+)
+def test_what_is_no_captions_is_told(tmp_path, name, content, said):
+    with pytest.raises(QueryError, match=said):
+        load_captions(saved(tmp_path / name, content))
+
+
+def test_media_lie_at_any_depth(tmp_path):
+    (tmp_path / "deep/er").mkdir(parents=True)
+    for name in ("deep/a.jpg", "deep/er/a.jpg", "deep/er/video1.mp4", "b.jpg"):
+        (tmp_path / name).touch()
+    found = find_media(["a.jpg", "x/b.jpg", "video1", "c.jpg"], tmp_path)
+    assert found == {
+        "a.jpg": tmp_path / "deep/a.jpg",
+        "x/b.jpg": tmp_path / "b.jpg",
+        "video1": tmp_path / "deep/er/video1.mp4",
+    }
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = write_pictures(tmp_path / "media", 12)
+    return folder, sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def captions_of(paths):
+    """Two captions a picture; those of the first two read the same."""
+    words = zip(
+        ["red", "green", "blue", "dark", "bright"] * 3, ["dark", "red", "bright"] * 5, strict=True
+    )
+    texts = [f"{a} {b} {number}" for number, (a, b) in enumerate(words)][: len(paths)]
+    texts[1] = texts[0]
+    both = [text for one in texts for text in (one, f"a {one}")]
+    owner = [number for number in range(len(paths)) for _ in range(2)]
+    return Captions("list", tuple(path.name for path in paths), tuple(both), tuple(owner))
+
+
+@pytest.fixture
+def made(tmp_path):
+    return Collection.create(tmp_path / "c.ps", encoder=ColourEncoder())
+
+
+def test_figures_are_those_of_all_products(pictures, made):
+    folder, paths = pictures
+    captions = captions_of(paths)
+    report = evaluate_retrieval(made, captions, folder, dataset="mine")
+    assert (report.num_media, report.num_captions, report.kind) == (12, 24, "image")
+    rows = made.snapshot.rows
+    place = {made.snapshot.first_paths(np.array([i]))[0].name: i for i in range(12)}
+    where = [int(np.flatnonzero(made.snapshot.item_of_row == place[n])[0]) for n in captions.names]
+    media = rows.embeddings(np.array(where))
+    texts = ColourEncoder().encode_text(captions.texts)
+    texts = texts / np.linalg.norm(texts, axis=1, keepdims=True)
+    owner = np.array(captions.owner)
+    scores = texts @ media.T
+    for way, right in (
+        ("plain, own", lambda text, medium: owner[text] == medium),
+        (
+            "plain, shared",
+            lambda text, medium: (
+                medium
+                in {owner[t] for t, c in enumerate(captions.texts) if c == captions.texts[text]}
+            ),
+        ),
+    ):
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+        hits = [any(right(text, one) for one in row) for text, row in enumerate(order)]
+        assert report.figures[way]["image_retrieval_recall@5"] == pytest.approx(np.mean(hits))
+    plain = report.figures["plain, own"]
+    searched = report.figures["search"]
+    assert {name: plain[name] for name in searched} == pytest.approx(searched)
+    low, high = report.intervals["image_retrieval_recall@1"]
+    assert low <= report.figures[HEADLINE]["image_retrieval_recall@1"] <= high
+
+
+def test_a_second_run_opens_nothing_and_json_has_clip_benchmark_s_names(pictures, made):
+    folder, paths = pictures
+    first = evaluate_retrieval(made, captions_of(paths), folder, dataset="coco")
+    version = made.snapshot.version
+    again = evaluate_retrieval(made, captions_of(paths), folder, dataset="coco")
+    assert made.snapshot.version == version
+    assert again.figures == first.figures
+    content = first.as_dict()
+    assert content["task"] == "zeroshot_retrieval"
+    assert set(content["metrics"]) == {
+        f"{side}_retrieval_recall@{k}" for side in ("image", "text") for k in (1, 5, 10)
+    }
+    assert content["published"] is None, "these are not COCO's 5,000 pictures"
+    json.dumps(content)
+    assert "plain, shared" not in first.table()
+    assert "plain, shared" in first.table(explain=True)
+
+
+def test_what_is_missing_or_unreadable_is_named_and_left_out(pictures, made, tmp_path):
+    folder, paths = pictures
+    captions = captions_of(paths)
+    paths[3].unlink()
+    paths[4].write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    with pytest.raises(
+        QueryError, match=rf"11 of 12 files were found .* missing are {paths[3].name}"
+    ):
+        evaluate_retrieval(made, captions, folder, dataset="mine")
+    assert len(made.snapshot.rows) == 0, "nothing was embedded before it was told"
+    report = evaluate_retrieval(made, captions, folder, dataset="mine", allow_missing=True)
+    assert (report.num_media, report.num_captions, report.num_missing) == (10, 20, 1)
+    assert list(report.unreadable) == [str(paths[4])]
+
+
+def test_other_items_in_the_collection_are_refused(pictures, made, tmp_path):
+    folder, paths = pictures
+    made.ingest(write_pictures(tmp_path / "others", 2, first=50))
+    with pytest.raises(QueryError, match="holds 2 other items"):
+        evaluate_retrieval(made, captions_of(paths), folder, dataset="mine")
+
+
+def test_videos_are_scored_by_the_mean_of_unit_frames(made, tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for number in range(3):
+        write_video(folder / f"video{number}.mp4", 16, first=40 * number)
+    captions = Captions(
+        "msrvtt", ("video0", "video1", "video2"), ("red", "green", "dark"), (0, 1, 2)
+    )
+    report = evaluate_retrieval(made, captions, folder, dataset="msrvtt")
+    assert report.kind == "video"
+    snapshot = made.snapshot
+    whole = np.flatnonzero(snapshot.rows.scope == 2)
+    media = snapshot.rows.embeddings(whole) * snapshot.rows.norm[whole][:, None]
+    names = [snapshot.first_paths(np.array([i]))[0].stem for i in snapshot.item_of_row[whole]]
+    texts = zero_shot.unit(ColourEncoder().encode_text(captions.texts))
+    right = [np.array([names.index(name)]) for name in captions.names]
+    expected = both_ways(texts @ media.T, right, 1.0, kind="video")
+    assert report.figures[HEADLINE] == pytest.approx(expected, abs=1e-6)
+    assert set(report.figures["search"]) == {"video_retrieval_recall@1"}
+
+
+def test_the_command(run, tmp_path):
+    folder = data.folder("coco345")
+    some = json.loads((folder / "captions.json").read_text())[:30]
+    annotations = saved(tmp_path / "captions.json", some)
+    command = ["eval", "coco", "--root", folder / "images", "--annotations", annotations]
+    command += ["--work", tmp_path / "c.ps", "--model", "starter", "--dataset", "thirty"]
+    code, out, _ = run(*command, "--explain-protocol", "--out", tmp_path / "result.json")
+    assert code == 0
+    assert out.startswith("thirty, starter: 150 captions of 30 images")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["metrics"]["image_retrieval_recall@5"] > 0.6
+    code, out, _ = run(*command, "--json")
+    assert json.loads(out)["metrics"] == result["metrics"]
+    command[command.index("--root") + 1] = tmp_path
+    code, _, err = run(*command)
+    assert code == 1
+    assert "0 of 30 files were found" in err
+
+
+@pytest.mark.slow
+def test_coco_at_its_true_size_is_scored_in_seconds():
+    file = data.folder("annotations") / "captions_val2017.json"
+    if not file.exists():
+        pytest.skip(f"{file} is not there")
+    captions = load_captions(file)
+    assert (len(captions.names), len(captions.texts)) == (5000, 25_014)
+    rng = np.random.default_rng(0)
+    media = zero_shot.unit(rng.standard_normal((5000, 1024), np.float32))
+    owner = np.array(captions.owner)
+    texts = zero_shot.unit(media[owner] + 0.2 * rng.standard_normal((25_014, 1024), np.float32))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    figures, _ = retrieval._scored(texts, media, captions, "image")
+    print(f"COCO val2017 at true size: {time.perf_counter() - start:.1f} s, {figures}")
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 2 << 20  # KiB
+    assert len(figures) == 4
+    assert 0.5 < figures[HEADLINE]["image_retrieval_recall@1"] <= 1
+
+
+@pytest.mark.skipif(not PARITY.exists(), reason="make parity-env brings clip_benchmark")
+def test_recall_is_clip_benchmark_s(tmp_path):
+    rng = np.random.default_rng(0)
+    media = zero_shot.unit(rng.standard_normal((40, 16), np.float32))
+    owner = np.sort(np.concatenate([np.arange(40), rng.integers(0, 40, 60)]))
+    texts = zero_shot.unit(media[owner] + 0.2 * rng.standard_normal((100, 16), np.float32))
+    np.savez(tmp_path / "in.npz", media=media, texts=texts, owner=owner)
+    code = (
+        "import json, sys, types, numpy, torch\n"
+        "from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k\n"
+        "z = numpy.load(sys.argv[1])\n"
+        "scores = torch.tensor(z['texts'] @ z['media'].T)\n"
+        "right = torch.zeros(scores.shape, dtype=bool)\n"
+        "right[torch.arange(len(scores)), torch.tensor(z['owner'])] = True\n"
+        "mean = lambda s, r, k: (recall_at_k(s, r, k) > 0).float().mean().item()\n"
+        "print(json.dumps({f'{n}_retrieval_recall@{k}': mean(s, r, k) for k in (1, 5, 10)\n"
+        "    for n, s, r in (('image', scores, right), ('text', scores.T, right.T))}))\n"
+    )
+    command = [PARITY, "-c", code, str(tmp_path / "in.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    right = zero_shot.right_media([str(n) for n in range(100)], owner, "own")
+    expected = json.loads(done.stdout.splitlines()[-1])
+    assert both_ways(texts @ media.T, right, None) == pytest.approx(expected)
+    assert sys.version_info >= (3, 11)
