@@ -104,6 +104,7 @@ ORDER = [
     "evaluate.films",
     "evaluate.captions",
     "evaluate.retrieval",
+    "evaluate.mine",
     "evaluate",
     "counting",
     "machine",

@@ -6,7 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from perception_search.commands.common import AsJson, Device, Dtype, Weights, app, open_collection
+from perception_search.commands.common import (
+    AsJson,
+    Device,
+    Dtype,
+    Folder,
+    Weights,
+    app,
+    open_collection,
+)
 from perception_search.show import print_json, print_line, progress, say, steps
 
 evaluate = typer.Typer(
@@ -171,6 +179,36 @@ def msrvtt(
     A CSV, by comma or semicolon, with the columns video_id and sentence.
     """
     _retrieval(locals())
+
+
+@evaluate.command()
+def mine(
+    path: Folder,
+    queries: Annotated[Path, typer.Argument(help="A CSV with the columns query and path.")],
+    weights: Weights = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """How well your own queries find your own right answers, exactly and by the index.
+
+    \b
+    perception-search eval mine photos.ps queries.csv
+
+    A line a right answer: `a dog on the beach,2019/beach.jpg`. The end of a path is enough.
+    """
+    from perception_search.evaluate.mine import evaluate_mine, read_queries
+
+    asked = read_queries(queries)
+    collection = open_collection(path, weights=weights, device=device, dtype=dtype)
+    report = evaluate_mine(collection, asked)
+    if as_json:
+        print_json(report.as_dict())
+        return
+    for query, first in report.missed.items():
+        say(f"not among the first ten: {query!r} (first came {first})")
+    for line in report.table().splitlines():
+        print_line(line)
 
 
 def _retrieval(options: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ moments       where in a video: asked within its video and over all
 films         videos made of captioned clips, whose right answers are known
 captions      pictures and videos with captions, as data sets lay them out
 retrieval     pictures and videos by their captions, by PE's protocol and by a search
+mine          one's own queries and right answers, exactly and by the index
 """
 
 from perception_search.evaluate.annotations import Annotations, MomentQuery, load_annotations
