@@ -8,7 +8,7 @@ DuckDB and LanceDB take it as it is.
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +37,13 @@ class Given(NamedTuple):
     embeddings: NDArray[np.floating]
 
 
-def write(snapshot: Snapshot, to: Path, form: str, condition: str | None = None) -> int:
+def write(
+    snapshot: Snapshot,
+    to: Path,
+    form: str,
+    condition: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> int:
     """Write every row that is searched, pictures and segments; returns how many.
 
     Columns beside the embedding: `image_path`, `kind`, `content_hash`, `row_id` and, for segments,
@@ -49,6 +55,7 @@ def write(snapshot: Snapshot, to: Path, form: str, condition: str | None = None)
         to: a folder for clip-retrieval, a file for Parquet; must not exist.
         form: one of `FORMATS`.
         condition: a filter over the item columns, in SQL.
+        on_progress: called with (rows written, rows in all).
 
     Raises:
         ExportError: `to` exists, or there is no such format.
@@ -61,20 +68,31 @@ def write(snapshot: Snapshot, to: Path, form: str, condition: str | None = None)
     positions = eligible_rows(snapshot, condition)
     part = to.with_name(f".{to.name}.part")
     _remove(part)
+    write_all = _write_clip_retrieval if form == "clip-retrieval" else _write_parquet
     try:
-        if form == "clip-retrieval":
-            _write_clip_retrieval(snapshot, positions, part)
-        else:
-            with pq.ParquetWriter(part, _schema(snapshot.dim)) as writer:
-                for batch in _batches(snapshot, positions):
-                    writer.write_table(batch)
+        for num_rows in write_all(snapshot, positions, part):
+            if on_progress is not None:
+                on_progress(num_rows, len(positions))
         part.rename(to)
     finally:
         _remove(part)
     return len(positions)
 
 
-def _write_clip_retrieval(snapshot: Snapshot, positions: NDArray[np.int64], folder: Path) -> None:
+def _write_parquet(snapshot: Snapshot, positions: NDArray[np.int64], file: Path) -> Iterator[int]:
+    """The number of rows written so far, now and then."""
+    num_rows = 0
+    with pq.ParquetWriter(file, _schema(snapshot.dim)) as writer:
+        for batch in _batches(snapshot, positions):
+            writer.write_table(batch)
+            num_rows += batch.num_rows
+            yield num_rows
+
+
+def _write_clip_retrieval(
+    snapshot: Snapshot, positions: NDArray[np.int64], folder: Path
+) -> Iterator[int]:
+    """The number of rows written so far, now and then."""
     for name in (_EMBEDDINGS, _METADATA):
         (folder / name).mkdir(parents=True)
     firsts = range(0, len(positions), ROWS_PER_FILE)
@@ -86,6 +104,7 @@ def _write_clip_retrieval(snapshot: Snapshot, positions: NDArray[np.int64], fold
         for start in range(0, len(some), _AT_ONCE):
             stretch = some[start : start + _AT_ONCE]
             matrix[start : start + len(stretch)] = snapshot.rows.embeddings(stretch)
+            yield first + start + len(stretch)
         matrix.flush()
         metadata = folder / _METADATA / f"{_METADATA}_{number:0{digits}}.parquet"
         pq.write_table(_columns(snapshot, some), metadata)

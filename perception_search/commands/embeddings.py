@@ -37,7 +37,9 @@ def export_embeddings(
     """
     from perception_search.embedding_files import write
 
-    num_rows = write(open_collection(path).snapshot, absolute(to), form, where)
+    snapshot = open_collection(path).snapshot
+    with progress("rows") as show:
+        num_rows = write(snapshot, absolute(to), form, where, show)
     if as_json:
         print_json({"path": str(to), "format": form, "rows": num_rows})
     else:
