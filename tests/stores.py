@@ -63,3 +63,23 @@ def make(folder, count, *, first=0, grid=False, dim=DIM):
         if count:
             writer.commit({"device": "cpu"})
     return folder
+
+
+def add_pictures(folder, embeddings, first):
+    """Pictures `first`, `first + 1`, ... with these embeddings, in one commit."""
+    with Writer(folder) as writer:
+        for number, embedding in enumerate(embeddings, first):
+            writer.add_item(item(number), [NewRow("image", embedding, 1.0, 1, None, None)], None)
+            record = PathRecord(1, 2, 3, f"{number:064x}", "ingested")
+            writer.add_path(Path(f"/photos/{number}.jpg"), record)
+        writer.commit()
+
+
+def remove_pictures(folder, numbers):
+    """Take out pictures that `add_pictures` put in."""
+    with Writer(folder) as writer:
+        for number in numbers:
+            record = PathRecord(1, 2, 3, f"{number:064x}", "removed")
+            writer.add_path(Path(f"/photos/{number}.jpg"), record)
+        writer.commit()
+        writer.compact()

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import description, item
+from stores import add_pictures, description, remove_pictures
 
 from perception_search import current_index, index, search
 from perception_search.current_index import keep_up
 from perception_search.errors import PerceptionSearchWarning, QueryError
 from perception_search.scoring import Target
-from perception_search.snapshot import PathRecord, Snapshot
-from perception_search.writer import NewRow, Writer, create_folder
+from perception_search.snapshot import Snapshot
+from perception_search.writer import Writer, create_folder
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 from vectors import Vectors
@@ -35,21 +35,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def add(folder, rows):
-    with Writer(folder) as writer:
-        first = len(writer.snapshot.path_records)
-        for number, embedding in enumerate(rows, first):
-            writer.add_item(item(number), [NewRow("image", embedding, 1.0, 1, None, None)], None)
-            record = PathRecord(1, 2, 3, f"{number:064x}", "ingested")
-            writer.add_path(Path(f"/photos/{number}.jpg"), record)
-        writer.commit()
-
-
-def remove(folder, numbers):
-    with Writer(folder) as writer:
-        for number in numbers:
-            record = PathRecord(1, 2, 3, f"{number:064x}", "removed")
-            writer.add_path(Path(f"/photos/{number}.jpg"), record)
-        writer.commit()
+    add_pictures(folder, rows, len(Snapshot.open(folder).path_records))
 
 
 def kept_up(folder):
@@ -117,15 +103,15 @@ def test_another_size_is_built_anew_to_the_same_recall(folder, monkeypatch):
     record = index.read_record(folder)
     assert record.num_trained_rows == 12_100
     assert record.wanted_recall == 0.9
-    remove(folder, range(0, 6000))
+    remove_pictures(folder, range(0, 6000))
     assert kept_up(folder) == ""
-    remove(folder, range(6000, 6200))
+    remove_pictures(folder, range(6000, 6200))
     assert kept_up(folder) == "index built anew for what there is now: ivf-pq, 5,900 rows"
 
 
 def test_all_rows_gone_is_no_index(folder):
     chosen(folder, "hnsw")
-    remove(folder, range(NUM_ROWS))
+    remove_pictures(folder, range(NUM_ROWS))
     assert kept_up(folder) == ""
     assert index.read_record(folder) is None
 

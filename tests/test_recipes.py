@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import description, item
+from stores import add_pictures, description, remove_pictures
 
 from perception_search import current_index, index, search
 from perception_search.errors import QueryError
 from perception_search.recipe import EXACT, Recipe, recipe_for, recipes
 from perception_search.search import Target
 from perception_search.searcher import Searcher
-from perception_search.snapshot import PathRecord, Snapshot
-from perception_search.writer import NewRow, Writer, create_folder
+from perception_search.snapshot import Snapshot
+from perception_search.writer import Writer, create_folder
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 from vectors import Vectors
@@ -32,29 +32,11 @@ def vectors():
     return rows, {"picture": drawn.images(NUM_QUERIES), "text": drawn.texts(NUM_QUERIES)}
 
 
-def add(folder, rows, first):
-    with Writer(folder) as writer:
-        for number, embedding in enumerate(rows, first):
-            writer.add_item(item(number), [NewRow("image", embedding, 1.0, 1, None, None)], None)
-            record = PathRecord(1, 2, 3, f"{number:064x}", "ingested")
-            writer.add_path(Path(f"/photos/{number}.jpg"), record)
-        writer.commit()
-
-
-def remove(folder, numbers):
-    with Writer(folder) as writer:
-        for number in numbers:
-            record = PathRecord(1, 2, 3, f"{number:064x}", "removed")
-            writer.add_path(Path(f"/photos/{number}.jpg"), record)
-        writer.commit()
-        writer.compact()
-
-
 @pytest.fixture(scope="module", params=sorted(recipes()))
 def collection(request, vectors, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "c.ps"
     create_folder(folder, description(DIM))
-    add(folder, vectors[0][:NUM_ROWS], 0)
+    add_pictures(folder, vectors[0][:NUM_ROWS], 0)
     with Writer(folder) as writer:
         current_index.build(writer, index.recipe(request.param))
         tuned = current_index.tune(writer, RECALL, NONE_ASKED)
@@ -102,12 +84,12 @@ def test_adds_and_removals_are_seen_at_once(name, vectors, monkeypatch, tmp_path
     folder = tmp_path / "c.ps"
     create_folder(folder, description(DIM))
     rows, queries = vectors
-    add(folder, rows[:3000], 0)
+    add_pictures(folder, rows[:3000], 0)
     with Writer(folder) as writer:
         current_index.build(writer, index.recipe(name))
         current_index.tune(writer, RECALL, NONE_ASKED)
-    add(folder, rows[3000:4000], 3000)
-    remove(folder, range(0, 3000, 3))
+    add_pictures(folder, rows[3000:4000], 3000)
+    remove_pictures(folder, range(0, 3000, 3))
     snapshot = Snapshot.open(folder)
     opened = index.open_index(folder, snapshot.rows)
     assert opened.record.num_rows == 3000
@@ -128,7 +110,7 @@ def test_adds_and_removals_are_seen_at_once(name, vectors, monkeypatch, tmp_path
 def test_a_higher_recall_costs_more(vectors, tmp_path):
     folder = tmp_path / "c.ps"
     create_folder(folder, description(DIM))
-    add(folder, vectors[0][:4000], 0)
+    add_pictures(folder, vectors[0][:4000], 0)
     with Writer(folder) as writer:
         current_index.build(writer, index.recipe("ivf-pq"))
         low = current_index.tune(writer, 0.6, NONE_ASKED)
@@ -156,7 +138,7 @@ def test_texts_that_were_asked_are_tuned_with(collection, vectors, monkeypatch):
 def test_misuse_is_told(tmp_path):
     folder = tmp_path / "c.ps"
     create_folder(folder, description(DIM))
-    add(folder, Vectors(DIM).images(8), 0)
+    add_pictures(folder, Vectors(DIM).images(8), 0)
     with Writer(folder) as writer:
         with pytest.raises(QueryError, match="no index to tune"):
             current_index.tune(writer, RECALL, NONE_ASKED)
