@@ -4,17 +4,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_search import durable, media
+from perception_search import current_index, durable, media
 from perception_search.embedding_files import Given
 from perception_search.errors import CollectionMismatch, MediaError
 from perception_search.media import display
 from perception_search.snapshot import PathRecord
 from perception_search.survey import FileReport
 from perception_search.writer import NewRow, Writer
+
+if TYPE_CHECKING:
+    from perception_search.collection import Collection
 
 NUM_COMPARED = 4
 LEAST_COSINE = 0.98
@@ -40,6 +44,29 @@ class AdoptReport:
     known: int = 0
     failed: list[FileReport] = field(default_factory=list)
     least_cosine: float = float("nan")
+
+
+def import_embeddings(
+    collection: "Collection",
+    given: Iterable[Given],
+    *,
+    trust: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> AdoptReport:
+    """Take embeddings of another program into a collection; see `adopt`.
+
+    Args:
+        collection: where they belong.
+        given: rows of another program, see `embedding_files.read`.
+        trust: compare none with what the collection's model makes of the pictures.
+        on_progress: called with the number of rows done.
+    """
+    encoder = collection.query_encoder()
+    embed = None if trust else lambda path: encoder.images([path])[0][1]
+    with Writer(collection.path) as writer:
+        report = adopt(writer, given, embed, on_progress)
+        current_index.keep_up(writer, collection.asked())
+    return report
 
 
 def adopt(

@@ -3,16 +3,13 @@
 Every other way in (command line, page, benchmarks) is a thin caller of these methods.
 """
 
-import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perception_search import adopt as adoption
 from perception_search import (
     current_index,
     manifest,
@@ -56,7 +53,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from perception_search.embedding_files import Given
     from perception_search.encoder.tokenizer import LongTexts
     from perception_search.query import Picture
 
@@ -132,16 +128,12 @@ class Collection:
             )
         if sampling is not None and sampling.grid == "none":
             raise ValueError("a collection finds moments on a grid; take by-time or keyframes")
-        description = {
-            "format": "perception_search collection",
-            "schema_version": manifest.SCHEMA_VERSION,
-            "collection_id": uuid.uuid4().hex,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "identity": encoder.identity.as_dict(),
-            "sampling": asdict(sampling or Sampling()),
-            "weights": str(absolute(weights)) if weights is not None else None,
-            "projection": str(absolute(projection)) if projection is not None else None,
-        }
+        description = manifest.describe(
+            encoder.identity.as_dict(),
+            asdict(sampling or Sampling()),
+            weights=absolute(weights) if weights is not None else None,
+            projection=absolute(projection) if projection is not None else None,
+        )
         create_folder(path, description, segmentation)
         return cls(path, OwnEncoder(path, encoder))
 
@@ -317,7 +309,7 @@ class Collection:
                 on_commit=on_commit,
                 on_progress=on_progress,
             )
-            report.index = current_index.keep_up(writer, self._asked())
+            report.index = current_index.keep_up(writer, self.asked())
         return report
 
     def survey(
@@ -379,7 +371,7 @@ class Collection:
         with Writer(self.path) as writer:
             resegment.resegment(writer, segmentation, on_progress=on_progress)
             writer.collect_garbage()
-            current_index.rebuild(writer, self._asked())
+            current_index.rebuild(writer, self.asked())
 
     # Asking it
 
@@ -445,17 +437,7 @@ class Collection:
     ) -> list[Hits]:
         """What `search` finds for each of many queries, in order and faster than one by one.
 
-        Args:
-            queries: words, of one query each.
-            texts: more words of every query; so are all other arguments, as for `search`.
-            images: pictures that every result should look like.
-            videos: the same with videos.
-            minus: words whose depiction lowers an item's score.
-            k: items wanted of each.
-            where: a filter over the item columns.
-            min_score: leave out what scores below this.
-            whole: as for `search`.
-            moments: as for `search`.
+        `queries` are words, of one query each; all else belongs to every query, as for `search`.
 
         Raises:
             QueryError: one of the queries is empty, or `where` cannot be used.
@@ -517,33 +499,12 @@ class Collection:
 
     def query_encoder(self) -> QueryEncoder:
         """What embeds queries: words, through the collection's cache, pictures and videos."""
-        identity = self.identity
-        how_read = identity.text_sha256
-        if self._encoder.long_texts == "split":
-            how_read += " split"
-        cache = TextCache(self.path / _CACHE, how_read, identity.dim)
+        cache = self._text_cache(split=self._encoder.long_texts == "split")
         return QueryEncoder(cache, self.sampling, self.encoder_for)
 
-    def import_embeddings(
-        self,
-        given: "Iterable[Given]",
-        *,
-        trust: bool = False,
-        on_progress: Callable[[int], None] | None = None,
-    ) -> adoption.AdoptReport:
-        """Take in embeddings of another program, see `adopt.adopt` and `embedding_files.read`.
-
-        Args:
-            given: rows of another program.
-            trust: compare none with what this collection's model makes of the pictures.
-            on_progress: called with the number of rows done.
-        """
-        encoder = self.query_encoder()
-        embed = None if trust else lambda path: encoder.images([path])[0][1]
-        with Writer(self.path) as writer:
-            report = adoption.adopt(writer, given, embed, on_progress)
-            current_index.keep_up(writer, self._asked())
-        return report
+    def _text_cache(self, *, split: bool = False) -> TextCache:
+        how_read = self.identity.text_sha256 + (" split" if split else "")
+        return TextCache(self.path / _CACHE, how_read, self.identity.dim)
 
     # Its index
 
@@ -567,7 +528,7 @@ class Collection:
             CollectionLocked: another process is writing.
         """
         with Writer(self.path) as writer:
-            return current_index.choose(writer, recipe, recall, self._asked())
+            return current_index.choose(writer, recipe, recall, self.asked())
 
     def tune(self, *, recall: float = USUAL_RECALL) -> tuning.Tuned:
         """Have the index searched in the cheapest way that reaches a recall, by measuring.
@@ -580,11 +541,11 @@ class Collection:
             CollectionLocked: another process is writing.
         """
         with Writer(self.path) as writer:
-            return current_index.tune(writer, recall, self._asked())
+            return current_index.tune(writer, recall, self.asked())
 
-    def _asked(self) -> "NDArray[np.float32]":
-        cache = TextCache(self.path / _CACHE, self.identity.text_sha256, self.identity.dim)
-        return cache.embeddings(tuning.NUM_QUERIES)
+    def asked(self) -> "NDArray[np.float32]":
+        """Embeddings (N, dim) of queries that were asked in words, by which an index is tuned."""
+        return self._text_cache().embeddings(tuning.NUM_QUERIES)
 
     def verify(self, *, quick: bool = False) -> list[verifying.Damage]:
         """Everything that is damaged; empty when all is well. Changes nothing.

@@ -8,8 +8,10 @@ so one that can be seen and does not verify is damage, never a torn write.
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,33 @@ def write(folder: Path, manifest: Manifest) -> None:
     content = manifest.encode()
     for copy in COPIES:
         durable.write(path_of(folder, manifest.version, copy), content)
+
+
+def describe(
+    identity: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+    *,
+    weights: Path | None = None,
+    projection: Path | None = None,
+) -> dict[str, Any]:
+    """What `collection.json` says of a new collection.
+
+    Args:
+        identity: model, weights and preprocessing, as `Identity.as_dict`.
+        sampling: which frames of videos are looked at.
+        weights: where the model's weights were, if not on the hub.
+        projection: where the file was that has what they lack.
+    """
+    return {
+        "format": "perception_search collection",
+        "schema_version": SCHEMA_VERSION,
+        "collection_id": uuid.uuid4().hex,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identity": identity,
+        "sampling": sampling,
+        "weights": str(weights) if weights is not None else None,
+        "projection": str(projection) if projection is not None else None,
+    }
 
 
 def encode_collection(collection: Mapping[str, Any]) -> bytes:

@@ -16,6 +16,7 @@ from media_folder import write_pictures
 from stores import make
 
 from perception_search import Collection, embedding_files
+from perception_search.adopt import import_embeddings
 from perception_search.embedding_files import read, write
 from perception_search.errors import CollectionMismatch, ExportError, QueryError
 from perception_search.search import eligible_rows
@@ -198,7 +199,7 @@ def made(tmp_path, media):
 def test_embeddings_come_in_and_the_next_ingest_opens_nothing(made, media, tmp_path):
     collection, folder = made
     other = Collection.create(tmp_path / "b.ps", encoder=ColourEncoder())
-    report = other.import_embeddings(read(folder))
+    report = import_embeddings(other, read(folder))
     assert (report.adopted, report.known, report.failed) == (8, 0, [])
     assert report.least_cosine > 0.999
     picture = files_of(media)[0]
@@ -208,7 +209,7 @@ def test_embeddings_come_in_and_the_next_ingest_opens_nothing(made, media, tmp_p
     ]
     again = other.ingest(media)
     assert (again.ingested, again.unchanged) == (0, 8)
-    assert other.import_embeddings(read(folder)).known == 8
+    assert import_embeddings(other, read(folder)).known == 8
     assert other.verify() == []
 
 
@@ -219,12 +220,12 @@ def test_what_another_model_made_is_refused(made, media, tmp_path):
     wrong = clip_retrieval(tmp_path / "wrong", [rng.standard_normal((8, dim))], [names])
     other = Collection.create(tmp_path / "b.ps", encoder=ColourEncoder())
     with pytest.raises(CollectionMismatch, match=r"has a cosine of .* another model"):
-        other.import_embeddings(read(wrong))
+        import_embeddings(other, read(wrong))
     assert len(other.snapshot.rows) == 0
-    assert other.import_embeddings(read(wrong), trust=True).adopted == 8
+    assert import_embeddings(other, read(wrong), trust=True).adopted == 8
     narrow = clip_retrieval(tmp_path / "narrow", [np.ones((8, 3))], [names])
     with pytest.raises(CollectionMismatch, match=rf"have 3 dimensions, the collection's {dim}"):
-        other.import_embeddings(read(narrow))
+        import_embeddings(other, read(narrow))
 
 
 def test_every_row_that_is_not_taken_is_named(made, media, tmp_path):
@@ -236,7 +237,7 @@ def test_every_row_that_is_not_taken_is_named(made, media, tmp_path):
     matrix[1] = np.nan
     folder = clip_retrieval(tmp_path / "in", [matrix], [names])
     other = Collection.create(tmp_path / "b.ps", encoder=ColourEncoder())
-    report = other.import_embeddings(read(folder), trust=True)
+    report = import_embeddings(other, read(folder), trust=True)
     assert report.adopted == 1
     said = [file.outcome for file in report.failed]
     assert said == ["bad_embedding", "unreadable", "not_an_image", "unreadable"]

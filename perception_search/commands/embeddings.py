@@ -69,12 +69,16 @@ def import_embeddings(
     The first few are compared with the collection's own, so that no other model's come in. The
     next ingest knows the pictures and opens none; it takes in what is missing, videos too.
     """
+    from perception_search.adopt import import_embeddings as take_in
     from perception_search.embedding_files import read
 
     collection = open_collection(path, weights=weights, device=device, dtype=dtype)
     with progress("rows") as show:
-        report = collection.import_embeddings(
-            read(absolute(source)), trust=trust, on_progress=lambda done: show(done, done)
+        report = take_in(
+            collection,
+            read(absolute(source)),
+            trust=trust,
+            on_progress=lambda done: show(done, done),
         )
     for file in report.failed:
         say(f"{file.outcome}: {display(file.path)}: {file.reason}")
