@@ -132,13 +132,12 @@ def _keep_up(writer: Writer, asked: NDArray[np.float32]) -> str:
     if num_since <= _many(record) and not may_be_dead and record.num_trained_rows:
         return ""  # nothing to do, and not worth looking at every row
     positions = snapshot.searchable
-    is_new = snapshot.searchable_ids >= record.next_row_id
-    num_new = int(np.count_nonzero(is_new))
-    num_dead = record.num_rows - (len(positions) - num_new)
+    new, old_ids = snapshot.parted(positions, record.next_row_id)
+    num_dead = record.num_rows - len(old_ids)
     if len(positions) > GROWN * record.num_trained_rows or num_dead > DEAD_SHARE * record.num_rows:
         return _said("built anew for what there is now", rebuild(writer, asked))
-    if num_new > _many(record):
-        return _said("extended", _extend(writer, positions[is_new], asked))
+    if len(new) > _many(record):
+        return _said("extended", _extend(writer, new, asked))
     return ""
 
 
@@ -224,7 +223,8 @@ def _tune(
     more: Mapping[str, Queries] | None = None,
 ) -> Tuned:
     snapshot = writer.snapshot
-    positions = snapshot.searchable[snapshot.searchable_ids < index.record.next_row_id]
+    _, old_ids = snapshot.parted(snapshot.searchable, index.record.next_row_id)
+    positions = snapshot.rows.positions(old_ids)
     if len(positions) <= tuning.K:
         raise ValueError(f"an index of {len(positions)} rows cannot be tuned; search exactly")
     queries = {**tuning.sample_queries(snapshot.rows, positions, asked), **(more or {})}

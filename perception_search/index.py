@@ -310,6 +310,7 @@ class Index:
         self.record = record
         self._index = index
         self._path = path
+        self._last_bitmap = np.zeros(0, np.int64), np.zeros(0, np.uint8)
         self.damaged = False
 
     def check_in_background(self) -> threading.Thread:
@@ -352,14 +353,23 @@ class Index:
             return np.asarray(found, np.int64)
         share = min(1.0, max(1, len(allowed_row_ids)) / self.record.num_rows)
         parameters = self._parameters(k, how, share)
-        allowed = np.zeros(self.record.next_row_id, bool)
-        allowed[allowed_row_ids] = True
-        # a bitmap answers in one look-up for every row the search visits
-        bits = np.packbits(allowed, bitorder="little")
-        selector = faiss.IDSelectorBitmap(bits)
+        selector = faiss.IDSelectorBitmap(self._bitmap(allowed_row_ids))
         parameters.sel = selector
         _, found = self._index.search(queries, k, params=parameters)
         return np.asarray(found, np.int64)
+
+    def _bitmap(self, row_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """A bit for every id: one look-up answers for each row that a search visits.
+
+        Kept for who gives the same array again, as all queries to one version do.
+        """
+        kept_for, bits = self._last_bitmap
+        if kept_for is not row_ids:
+            allowed = np.zeros(self.record.next_row_id, bool)
+            allowed[row_ids] = True
+            bits = np.packbits(allowed, bitorder="little")
+            self._last_bitmap = row_ids, bits
+        return bits
 
     def _parameters(self, k: int, how: Recipe, share: float) -> Any:
         """FAISS's parameters of a search for `k` rows of which a `share` may be found.

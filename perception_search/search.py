@@ -168,12 +168,9 @@ def _by_index(
     Looks deeper until there are k items that nothing further down could displace.
     """
     rows = snapshot.rows
-    are_all = positions is snapshot.searchable
-    row_ids = snapshot.searchable_ids if are_all else rows.row_id[positions]
-    is_new = row_ids >= index.record.next_row_id
-    new = positions[is_new]
-    num_old = len(positions) - len(new)
-    allowed = None if num_old == index.record.num_rows else row_ids[~is_new]
+    new, old_ids = snapshot.parted(positions, index.record.next_row_id)
+    num_old = len(old_ids)
+    allowed = None if num_old == index.record.num_rows else old_ids
     start = _depth(snapshot, positions, k)
     if not scorers or start >= num_old // 4:
         yield from ((positions, scorer.scan(positions)) for scorer in scorers)

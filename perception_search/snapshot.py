@@ -190,6 +190,7 @@ class Snapshot:
         self.dim = int(state.collection["identity"]["dim"])
         self._checked = checked if checked is not None else set()
         self._num_lookups = 0
+        self._parted: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     @staticmethod
     def open(folder: Path, checked: set[str] | None = None) -> "Snapshot":
@@ -389,10 +390,22 @@ class Snapshot:
         is_searched = np.isin(self.rows.scope, tables.SEARCHED)
         return np.flatnonzero((self.item_of_row >= 0) & is_searched)
 
-    @functools.cached_property
-    def searchable_ids(self) -> NDArray[np.int64]:
-        """The row ids at `searchable`."""
-        return self.rows.row_id[self.searchable]
+    def parted(
+        self, positions: NDArray[np.int64], row_id: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows at `positions` parted in two: the positions of those with this id or a later
+        one, and the ids of those before.
+
+        For `searchable` they are worked out once, and the arrays are the same at every call.
+        """
+        if positions is self.searchable and row_id in self._parted:
+            return self._parted[row_id]
+        row_ids = self.rows.row_id[positions]
+        is_later = row_ids >= row_id
+        parted = positions[is_later], row_ids[~is_later]
+        if positions is self.searchable:
+            self._parted[row_id] = parted
+        return parted
 
     @functools.cached_property
     def item_of_row(self) -> NDArray[np.int64]:
