@@ -340,12 +340,13 @@ def seconds_to_add(bench: Bench) -> float:
         shutil.copytree(place_of(bench, MAIN) / "c.ps", folder, copy_function=os.link)
         rows = Vectors(bench.dim, seed=1).images(NUM_ADDED)
         searcher = Searcher(folder, "cpu")
-        searcher.search(Snapshot.open(folder), [Target(rows[0])], k=K)
+        before = Snapshot.open(folder)
+        searcher.search(before, [Target(rows[0])], k=K)
         start = time.perf_counter()
-        with Writer(folder) as writer:
+        with Writer(folder, before) as writer:
             add(writer, rows, bench.num_rows)
             current_index.keep_up(writer, np.zeros((0, bench.dim), np.float32))
-        [[hit, *_]] = searcher.search(Snapshot.open(folder), [Target(rows[-1])], k=K)
+        [[hit, *_]] = searcher.search(Snapshot.open(folder, before), [Target(rows[-1])], k=K)
         assert hit.path.stem == str(bench.num_rows + NUM_ADDED - 1)
         return time.perf_counter() - start
 

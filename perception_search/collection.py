@@ -69,8 +69,7 @@ class Collection:
     def __init__(self, path: Path, encoder: OwnEncoder) -> None:
         self.path = path
         self._encoder = encoder
-        self._checked: set[str] = set()
-        self._snapshot = Snapshot.open(path, self._checked)
+        self._snapshot = Snapshot.open(path)
         self._searcher = Searcher(path, encoder.device)
 
     # Making and opening
@@ -194,7 +193,7 @@ class Collection:
     def snapshot(self) -> Snapshot:
         """The newest version; looks for a newer one each time."""
         if manifest.versions(self.path)[-1] != self._snapshot.version:
-            self._snapshot = Snapshot.open(self.path, self._checked)
+            self._snapshot = Snapshot.open(self.path, self._snapshot)
         return self._snapshot
 
     def encoder_for(self, tower: str) -> Encoder:
@@ -296,7 +295,7 @@ class Collection:
                 f"{self.path} looks at key frames, which {video_backend} cannot; take pyav"
             )
         found = list(media.find(roots, exclude))
-        with Writer(self.path) as writer:
+        with Writer(self.path, self._snapshot) as writer:
             report = ingesting.ingest(
                 writer,
                 self.encoder_for("vision"),
@@ -346,7 +345,7 @@ class Collection:
         Raises:
             QueryError: nothing in the collection is meant by one of `paths`.
         """
-        with Writer(self.path) as writer:
+        with Writer(self.path, self._snapshot) as writer:
             return removal.remove(writer, [absolute(path) for path in _as_list(paths)], where)
 
     def resegment(
@@ -368,7 +367,7 @@ class Collection:
             CollectionLocked: another process is writing.
             CollectionDamaged: a stored frame is not what was written.
         """
-        with Writer(self.path) as writer:
+        with Writer(self.path, self._snapshot) as writer:
             resegment.resegment(writer, segmentation, on_progress=on_progress)
             writer.collect_garbage()
             current_index.rebuild(writer, self.asked())
@@ -527,7 +526,7 @@ class Collection:
             MissingExtra: FAISS is not installed.
             CollectionLocked: another process is writing.
         """
-        with Writer(self.path) as writer:
+        with Writer(self.path, self._snapshot) as writer:
             return current_index.choose(writer, recipe, recall, self.asked())
 
     def tune(self, *, recall: float = USUAL_RECALL) -> tuning.Tuned:
@@ -540,7 +539,7 @@ class Collection:
             QueryError: there is no index, or it cannot be trusted.
             CollectionLocked: another process is writing.
         """
-        with Writer(self.path) as writer:
+        with Writer(self.path, self._snapshot) as writer:
             return current_index.tune(writer, recall, self.asked())
 
     def asked(self) -> "NDArray[np.float32]":

@@ -8,7 +8,7 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +46,7 @@ class Rows:
 
     def __init__(self, table: pa.Table, matrices: Sequence[NDArray[np.float16]], dim: int) -> None:
         self.dim = dim
+        self._table = table
         self.row_id: NDArray[np.int64] = table["row_id"].to_numpy()
         self.content_hash: pa.ChunkedArray = table["content_hash"]
         self.scope: NDArray[np.int8] = _codes(table["scope"])
@@ -58,6 +59,14 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.row_id)
+
+    def followed_by(
+        self, parts: Sequence[pa.Table], matrices: Sequence[NDArray[np.float16]]
+    ) -> "Rows":
+        """These rows and later ones: their columns, and their embeddings as matrices."""
+        some = [part for part in (self._table, *parts) if part.num_rows]
+        table = pa.concat_tables(some) if some else self._table
+        return Rows(table, [*self._matrices, *matrices], self.dim)
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.float16]]]:
         """Every row in order, as (positions, embeddings) of at most 8,192 rows."""
@@ -184,27 +193,28 @@ class Snapshot:
 
     HASH_LIMIT_BYTES = 1 << 28
 
-    def __init__(self, folder: Path, state: Manifest, checked: set[str] | None = None) -> None:
+    def __init__(self, folder: Path, state: Manifest, before: "Snapshot | None" = None) -> None:
         self.folder = folder
         self.manifest = state
         self.dim = int(state.collection["identity"]["dim"])
-        self._checked = checked if checked is not None else set()
+        self._checked: set[str] = before._checked if before is not None else set()
+        self._read_before = before._read() if before is not None else {}
         self._num_lookups = 0
         self._parted: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     @staticmethod
-    def open(folder: Path, checked: set[str] | None = None) -> "Snapshot":
+    def open(folder: Path, before: "Snapshot | None" = None) -> "Snapshot":
         """The newest version in `folder`.
 
         Args:
             folder: the collection.
-            checked: hashes of files this process has verified already; added to.
+            before: an earlier version that was read; what still holds of it is not read again.
 
         Raises:
             CollectionNotFound: there is none.
             CollectionDamaged: neither copy of its manifest is whole.
         """
-        return Snapshot(folder, manifest.read(folder), checked)
+        return Snapshot(folder, manifest.read(folder), before)
 
     @property
     def version(self) -> int:
@@ -258,9 +268,29 @@ class Snapshot:
         total = sum(other.size_bytes for other in self.manifest.of(file.table))
         return file.table in ("rows", "grid") and total > self.HASH_LIMIT_BYTES
 
+    def _read(self) -> dict[str, tuple[Sequence[StoredFile], Any]]:
+        """Of the tables that were read, now or for a version before: their files and content."""
+        read = [name for name in ("rows", "items", "paths") if name in vars(self)]
+        return self._read_before | {
+            name: (self.manifest.of(name), vars(self)[name]) for name in read
+        }
+
+    def _since(self, table: str) -> tuple[Any, Sequence[StoredFile]]:
+        """What was read of a table for the version before, None where it was not or does not hold
+        any more, and the files that came since.
+        """
+        files = self.manifest.of(table)
+        known, content = self._read_before.pop(table, ((), None))
+        if list(known) != list(files[: len(known)]):
+            return None, files
+        return content, files[len(known) :]
+
     def _table(self, name: str, key: str, schema: pa.Schema) -> pa.Table:
         """One table with its latest record for every key."""
-        parts = [tables.read(self.path_of(file)) for file in self.manifest.of(name)]
+        before, files = self._since(name)
+        parts = [tables.read(self.path_of(file)) for file in files]
+        if before is not None:
+            parts.insert(0, before)
         return latest(parts, key) if parts else schema.empty_table()
 
     @functools.cached_property
@@ -351,11 +381,12 @@ class Snapshot:
     def rows(self) -> Rows:
         """All rows, removed items' too, in the order they were written."""
         names = [field.name for field in tables.rows_schema(self.dim) if field.name != "embedding"]
-        paths = [self.path_of(file) for file in self.manifest.of("rows")]
+        before, files = self._since("rows")
+        paths = [self.path_of(file) for file in files]
         parts = [tables.read(path, names) for path in paths]
-        table = pa.concat_tables(parts) if parts else tables.rows_schema(self.dim).empty_table()
         matrices = [part for path in paths for part in tables.map_embeddings(path, self.dim)]
-        return Rows(table, matrices, self.dim)
+        none = Rows(tables.rows_schema(self.dim).empty_table().select(names), [], self.dim)
+        return (before or none).followed_by(parts, matrices)
 
     @functools.cached_property
     def grids(self) -> Grids:
@@ -426,7 +457,9 @@ def latest(parts: Sequence[pa.Table], key: str) -> pa.Table:
     for part in reversed(parts):  # the newer are the smaller: few keys are looked up
         keys = part[key]
         if len(later):
-            part = part.filter(pc.invert(pc.is_in(keys, value_set=later)))
+            is_replaced = pc.is_in(keys, value_set=later)
+            if pc.any(is_replaced).as_py():
+                part = part.filter(pc.invert(is_replaced))
         kept.append(part)
         later = pa.chunked_array([*later.chunks, *keys.chunks], keys.type)
     return pa.concat_tables(reversed(kept), promote_options="permissive").combine_chunks()

@@ -91,10 +91,15 @@ class Writer:
     """The one writer of a collection: stages records, commits them, tidies up. A context manager.
 
     Nothing staged is visible before `commit` returns, and all of it is safe on disk when it does.
+
+    Args:
+        folder: the collection's.
+        before: a version that was read; see `Snapshot.open`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, before: Snapshot | None = None) -> None:
         self.folder = folder
+        self._before = before
         self._lock = FileLock(folder / _LOCK, blocking=False)
 
     def __enter__(self) -> "Writer":
@@ -108,7 +113,7 @@ class Writer:
             ) from error
         try:
             _write_holder(self.folder)
-            self.snapshot = Snapshot.open(self.folder)
+            self.snapshot = Snapshot.open(self.folder, self._before)
             manifest.heal(self.folder, self.snapshot.manifest)
             for table in manifest.TABLES:
                 durable.sweep(self.folder / table)
@@ -242,7 +247,7 @@ class Writer:
         newest = self.snapshot.manifest
         state = replace(newest, version=newest.version + 1, next_row_id=self.next_row_id, **changes)
         manifest.write(self.folder, state)
-        self.snapshot = Snapshot(self.folder, state)
+        self.snapshot = Snapshot(self.folder, state, self.snapshot)
 
     def _staged_tables(self) -> Iterator[tuple[str, pa.Table]]:
         dim = self.snapshot.dim

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from stores import description, item, make, row, unit
 
-from perception_search import durable, manifest
+from perception_search import durable, manifest, tables
 from perception_search.errors import CollectionDamaged, CollectionLocked, CollectionNotFound
 from perception_search.manifest import StoredFile
 from perception_search.snapshot import PathRecord, Snapshot
@@ -44,6 +44,37 @@ def test_a_snapshot_does_not_change_while_others_write(tmp_path):
     make(folder, 3, first=3)
     assert len(before.rows) == 3
     assert len(Snapshot.open(folder).rows) == 6
+
+
+def test_a_later_version_reads_only_what_is_new(tmp_path, monkeypatch):
+    folder = make(tmp_path / "c.ps", 6)
+    before = Snapshot.open(folder)
+    assert before.item_of_row.tolist() == list(range(6))
+    make(folder, 2, first=6)
+    make(folder, 1, first=2)  # an item that is there already, with one more row
+    opened = []
+    read = tables.read
+    monkeypatch.setattr(tables, "read", lambda path, *how: opened.append(path) or read(path, *how))
+    after, fresh = Snapshot.open(folder, before), Snapshot.open(folder)
+    assert after.item_of_row.tolist() == fresh.item_of_row.tolist()
+    assert len(opened) == 3 * 2 + 3 * 3
+    assert after.items.equals(fresh.items)
+    assert after.paths.equals(fresh.paths)
+    every = np.arange(9)
+    assert np.array_equal(after.rows.embeddings(every), fresh.rows.embeddings(every))
+    assert after.rows.row_id.tolist() == fresh.rows.row_id.tolist()
+
+
+def test_a_version_whose_files_were_merged_reads_them_anew(tmp_path):
+    folder = make(tmp_path / "c.ps", 3)
+    make(folder, 3, first=3)
+    before = Snapshot.open(folder)
+    assert len(before.rows) == 6
+    with Writer(folder, before) as writer:
+        writer.compact()
+    after = Snapshot.open(folder, before)
+    assert after.rows.row_id.tolist() == list(range(6))
+    assert after.rows.content_hash.num_chunks == 1
 
 
 def test_a_later_record_replaces_an_earlier_one(tmp_path):
