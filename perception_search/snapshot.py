@@ -24,6 +24,7 @@ from perception_search.segments import Segmentation
 
 SCAN_BLOCK_ROWS = 8192
 _FEW_LOOKUPS = 8
+_FEW_CHUNKS = 8  # of a table that is not worth copying into one piece
 
 
 class PathRecord(NamedTuple):
@@ -199,6 +200,8 @@ class Snapshot:
         self.dim = int(state.collection["identity"]["dim"])
         self._checked: set[str] = before._checked if before is not None else set()
         self._read_before = before._read() if before is not None else {}
+        self._joined_before = before._joined() if before is not None else None
+        self._num_kept: dict[str, int] = {}  # records of the version before that still hold
         self._num_lookups = 0
         self._parted: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
@@ -275,6 +278,12 @@ class Snapshot:
             name: (self.manifest.of(name), vars(self)[name]) for name in read
         }
 
+    def _joined(self) -> tuple[pa.Table, NDArray[np.int64]] | None:
+        """The live items and each row's place among them, if they were worked out."""
+        if "item_of_row" not in vars(self):
+            return None
+        return self.live_items, self.item_of_row
+
     def _since(self, table: str) -> tuple[Any, Sequence[StoredFile]]:
         """What was read of a table for the version before, None where it was not or does not hold
         any more, and the files that came since.
@@ -291,7 +300,10 @@ class Snapshot:
         parts = [tables.read(self.path_of(file)) for file in files]
         if before is not None:
             parts.insert(0, before)
-        return latest(parts, key) if parts else schema.empty_table()
+        table = latest(parts, key) if parts else schema.empty_table()
+        if before is not None and table.num_rows == sum(part.num_rows for part in parts):
+            self._num_kept[name] = before.num_rows
+        return table
 
     @functools.cached_property
     def items(self) -> pa.Table:
@@ -325,12 +337,31 @@ class Snapshot:
     @functools.cached_property
     def live_items(self) -> pa.Table:
         """The items that can be found: ingested, and at a path."""
-        at_a_path = self.paths.filter(pc.equal(self.paths["outcome"], "ingested"))["content_hash"]
-        live = pc.and_(
-            pc.is_in(self.items["content_hash"], value_set=at_a_path),
-            pc.equal(self.items["outcome"], "ingested"),
-        )
-        return self.items.filter(live)
+        if self._added is not None:
+            before, _, new = self._added
+            live = pa.concat_tables([before, new], promote_options="permissive")
+        else:
+            live = _live(self.items, self.paths)
+        return live.combine_chunks()  # of one piece a few are taken in no time
+
+    @functools.cached_property
+    def _added(self) -> tuple[pa.Table, NDArray[np.int64], pa.Table] | None:
+        """The live items of the version before, each row's place among them, and the live items
+        that came since; None where more than new contents at new paths did.
+
+        Looking a million items up takes longer than all else that a new version asks for.
+        """
+        joined, self._joined_before = self._joined_before, None
+        items, paths = self.items, self.paths
+        if joined is None or not {"items", "paths"} <= self._num_kept.keys():
+            return None
+        new_items = items.slice(self._num_kept["items"])
+        new_paths = paths.slice(self._num_kept["paths"])
+        at_a_path = new_paths.filter(pc.equal(new_paths["outcome"], "ingested"))["content_hash"]
+        are_new = pc.is_in(at_a_path, value_set=new_items["content_hash"])
+        if not pc.all(are_new, min_count=0).as_py():
+            return None
+        return *joined, _live(new_items, new_paths)
 
     @functools.cached_property
     def _paths_by_item(self) -> tuple[pa.Array, NDArray[np.int64]]:
@@ -386,6 +417,8 @@ class Snapshot:
         parts = [tables.read(path, names) for path in paths]
         matrices = [part for path in paths for part in tables.map_embeddings(path, self.dim)]
         none = Rows(tables.rows_schema(self.dim).empty_table().select(names), [], self.dim)
+        if before is not None:
+            self._num_kept["rows"] = len(before)
         return (before or none).followed_by(parts, matrices)
 
     @functools.cached_property
@@ -441,8 +474,28 @@ class Snapshot:
     @functools.cached_property
     def item_of_row(self) -> NDArray[np.int64]:
         """For every row the position of its item in `live_items`; -1 where that is removed."""
-        place = pc.index_in(self.rows.content_hash, value_set=self.live_items["content_hash"])
-        return np.asarray(pc.fill_null(place, -1).to_numpy(), np.int64)
+        hashes, live = self.rows.content_hash, self.live_items
+        if self._added is not None and "rows" in self._num_kept:
+            before, known, new = self._added
+            places = _places(hashes.slice(len(known)), new)
+            if (places >= 0).all():
+                return np.concatenate([known, places + before.num_rows])
+        return _places(hashes, live)
+
+
+def _live(items: pa.Table, paths: pa.Table) -> pa.Table:
+    """The items that were ingested and are at one of the paths."""
+    at_a_path = paths.filter(pc.equal(paths["outcome"], "ingested"))["content_hash"]
+    live = pc.and_(
+        pc.is_in(items["content_hash"], value_set=at_a_path),
+        pc.equal(items["outcome"], "ingested"),
+    )
+    return items.filter(live)
+
+
+def _places(hashes: pa.ChunkedArray, items: pa.Table) -> NDArray[np.int64]:
+    place = pc.index_in(hashes, value_set=items["content_hash"])
+    return np.asarray(pc.fill_null(place, -1).to_numpy(), np.int64)
 
 
 def latest(parts: Sequence[pa.Table], key: str) -> pa.Table:
@@ -462,4 +515,5 @@ def latest(parts: Sequence[pa.Table], key: str) -> pa.Table:
                 part = part.filter(pc.invert(is_replaced))
         kept.append(part)
         later = pa.chunked_array([*later.chunks, *keys.chunks], keys.type)
-    return pa.concat_tables(reversed(kept), promote_options="permissive").combine_chunks()
+    table = pa.concat_tables(reversed(kept), promote_options="permissive")
+    return table if table[key].num_chunks <= _FEW_CHUNKS else table.combine_chunks()

@@ -65,6 +65,42 @@ def test_a_later_version_reads_only_what_is_new(tmp_path, monkeypatch):
     assert after.rows.row_id.tolist() == fresh.rows.row_id.tolist()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_version_read_after_another_is_as_if_read_afresh(tmp_path, seed):
+    folder = make(tmp_path / "c.ps", 3)
+    random = np.random.default_rng(seed)
+    snapshot = Snapshot.open(folder)
+    for first in range(3, 43, 2):
+        assert len(snapshot.item_of_row) == len(snapshot.rows)  # as any search asks for
+        change = random.choice(["more", "more", "remove", "copy", "revive", "replace", "compact"])
+        some = int(random.integers(0, first))
+        with Writer(folder, snapshot) as writer:
+            match change:
+                case "more":
+                    writer.add_item(item(first), [row(first), row(first)])
+                    writer.add_path(Path(f"/{first}"), seen(first))
+                case "remove":
+                    writer.add_path(Path(f"/photos/{some}.jpg"), seen(some, "removed"))
+                case "copy":
+                    writer.add_path(Path(f"/copies/{first}.jpg"), seen(some))
+                case "revive":
+                    writer.add_path(Path(f"/photos/{some}.jpg"), seen(some))
+                case "replace":
+                    writer.add_item(item(some) | {"outcome": "unreadable"})
+            writer.commit()
+            if change == "compact":
+                writer.compact()
+        snapshot, fresh = Snapshot.open(folder, snapshot), Snapshot.open(folder)
+        assert snapshot.item_of_row.tolist() == fresh.item_of_row.tolist(), change
+        assert snapshot.live_items.equals(fresh.live_items), change
+        assert snapshot.searchable.tolist() == fresh.searchable.tolist()
+        assert snapshot.live_paths == fresh.live_paths
+
+
+def seen(number, outcome="ingested"):
+    return PathRecord(1, 2, 3, f"{number:064x}", outcome)
+
+
 def test_a_version_whose_files_were_merged_reads_them_anew(tmp_path):
     folder = make(tmp_path / "c.ps", 3)
     make(folder, 3, first=3)
