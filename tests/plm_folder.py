@@ -1,4 +1,4 @@
-"""A tiny Perception LM of the real classes, with weights by chance, as a folder of the hub has it."""
+"""A tiny Perception LM of the real classes, with weights by chance, laid out as the hub has it."""
 
 import json
 import sys

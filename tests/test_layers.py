@@ -84,6 +84,7 @@ ORDER = [
     "plm.checkpoint",
     "plm.network",
     "plm.prefixes",
+    "plm.tokens",
     "plm.model",
     "plm",
     "spans",

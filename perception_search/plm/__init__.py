@@ -9,6 +9,7 @@ being asked for and without the licence having been accepted. The parts, in read
     checkpoint    config and tensors from a folder or the hub; adapters merged in
     network       transformers' model with our vision tower in the vision tower's place
     prefixes      what was computed of an item, kept for the next question
+    tokens        what was seen of a file, kept on disk by choice
     model         PerceptionLM: caption, ask, judge
 
 Source: arXiv 2504.13180 and transformers' `PerceptionLMForConditionalGeneration`.

@@ -1,19 +1,17 @@
 """PerceptionLM: says what pictures and videos show, answers questions, judges what was found."""
 
-import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from perception_search import durable
 from perception_search.decode_single import MediaReader
 from perception_search.encoder.device import choose_device, choose_dtype, float_of
 from perception_search.errors import MediaError, MissingExtra
 from perception_search.hits import Hit
 from perception_search.plm import checkpoint, licence, tiles
-from perception_search.plm.prefixes import Prefixes, cache_of, layers_of
+from perception_search.plm.prefixes import Prefix, Prefixes, cache_of, prefixes_in
 from perception_search.plm.prompt import NO, YES, Prompt, PromptWriter
+from perception_search.plm.tokens import TokenFiles
 from perception_search.rerank import file_key
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ PREFIX_BYTES = 2 << 30
 
 _MAX_TILES = {"low": 1, "high": tiles.MAX_TILES}
 _MAX_FRAMES = {"low": 8, "high": tiles.MAX_FRAMES}
-_DIGEST_BYTES = 32
+_MOST_CHUNKS_READ = 16  # at once, into keys and values
 
 
 def is_perception_lm(model: str) -> bool:
@@ -90,7 +88,7 @@ class PerceptionLM:
         self._ends = _ends(files.config, tokenizer)
         self._prefixes = Prefixes(prefix_bytes)
         self._reader = MediaReader()
-        self._tokens_folder = Path(tokens_folder) if tokens_folder is not None else None
+        self._tokens = TokenFiles(Path(tokens_folder), self.model) if tokens_folder else None
 
     @property
     def name(self) -> str:
@@ -129,7 +127,9 @@ class PerceptionLM:
             MediaError: the file cannot be used.
         """
         prompt = self._prompts.write(question)
-        prefix = self._prefix(Path(path), start_seconds, end_seconds, prompt)
+        [prefix] = self._prefixes_of([Stretch(Path(path), start_seconds, end_seconds)], prompt)
+        if isinstance(prefix, MediaError):
+            raise prefix
         known = cache_of([prefix])
         logits, known = self._network.read(self._network.embed(prompt.behind), known)
         written: list[int] = []
@@ -152,16 +152,17 @@ class PerceptionLM:
 
         Hits whose files cannot be used have their errors instead.
         """
-        found: list[float | MediaError] = [MediaError("unreadable", "")] * len(hits)
-        groups: dict[tuple[str, int], list[tuple[int, Any]]] = {}
+        found: list[float | MediaError] = [float("nan")] * len(hits)
         prompts = {kind: self._prompts.write(question(query, kind)) for kind in ("image", "video")}
-        for number, hit in enumerate(hits):
-            kind = "video" if hit.kind == "video" else "image"
-            try:
-                prefix = self._prefix(hit.path, hit.start_seconds, hit.end_seconds, prompts[kind])
-            except MediaError as error:
-                found[number] = error
+        stretches = [Stretch(hit.path, hit.start_seconds, hit.end_seconds) for hit in hits]
+        # what stands before the picture is the same for both kinds
+        prefixes = self._prefixes_of(stretches, prompts["image"])
+        groups: dict[tuple[str, int], list[tuple[int, Prefix]]] = {}
+        for number, (hit, prefix) in enumerate(zip(hits, prefixes, strict=True)):
+            if isinstance(prefix, MediaError):
+                found[number] = prefix
                 continue
+            kind = "video" if hit.kind == "video" else "image"
             # of equal length, so that no place in a batch has to be filled with nothing
             groups.setdefault((kind, prefix[0][0].shape[2]), []).append((number, prefix))
         yes, no = (self._prompts.first_tokens(words) for words in (YES, NO))
@@ -180,72 +181,96 @@ class PerceptionLM:
         """End the process that decodes."""
         self._reader.close()
 
-    def _prefix(
-        self, path: Path, start_seconds: float | None, end_seconds: float | None, prompt: Prompt
-    ) -> "tuple[tuple[Tensor, Tensor], ...]":
-        """Keys and values of everything before the question."""
+    def _prefixes_of(
+        self, stretches: "Sequence[Stretch]", prompt: Prompt
+    ) -> "list[Prefix | MediaError]":
+        """Keys and values of everything before the question, or why a file cannot be used.
+
+        Those that are not kept are computed together.
+        """
+        found: dict[Stretch, Prefix | MediaError] = {}
+        keys: dict[Stretch, str] = {}
+        chunks: dict[Stretch, Tensor] = {}
+        for stretch in dict.fromkeys(stretches):
+            try:
+                keys[stretch] = f"{self.detail} {file_key(*stretch)}"
+                kept = self._prefixes.get(keys[stretch])
+                if kept is not None:
+                    found[stretch] = kept
+                elif (tokens := self._kept_tokens(keys[stretch])) is not None:
+                    found |= self._read({stretch: tokens}, keys, prompt)
+                else:
+                    chunks[stretch] = self._chunks(stretch)
+            except MediaError as error:
+                found[stretch] = error
+        if chunks:
+            import torch
+
+            seen = self._network.look(torch.cat(list(chunks.values())))
+            parts = torch.split(seen, [len(some) for some in chunks.values()])
+            tokens_of = dict(zip(chunks, parts, strict=True))
+            for stretch, tokens in tokens_of.items():
+                self._keep_tokens(keys[stretch], tokens)
+            found |= self._read(tokens_of, keys, prompt)
+        return [found[stretch] for stretch in stretches]
+
+    def _read(
+        self, tokens_of: "dict[Stretch, Tensor]", keys: "dict[Stretch, str]", prompt: Prompt
+    ) -> "dict[Stretch, Prefix]":
+        """The prefixes of what was seen (chunks, tokens, width), which are kept from now on."""
         import torch
 
-        key = f"{self.detail} {file_key(path, start_seconds, end_seconds)}"
+        before = self._network.embed(prompt.before)
+        by_length: dict[int, list[Stretch]] = {}
+        for stretch, tokens in tokens_of.items():
+            by_length.setdefault(len(tokens), []).append(stretch)
+        made: dict[Stretch, Prefix] = {}
+        for length, members in by_length.items():
+            at_once = max(1, _MOST_CHUNKS_READ // length)
+            for first in range(0, len(members), at_once):
+                some = members[first : first + at_once]
+                seen = torch.stack([tokens_of[stretch].flatten(0, 1) for stretch in some])
+                start = before.expand(len(some), -1, -1)
+                _, known = self._network.read(torch.cat([start, seen.to(before)], dim=1))
+                for stretch, prefix in zip(some, prefixes_in(known), strict=True):
+                    self._prefixes.keep(keys[stretch], prefix)
+                    made[stretch] = prefix
+        return made
 
-        def make() -> "tuple[tuple[Tensor, Tensor], ...]":
-            seen = self._seen(key, path, start_seconds, end_seconds).flatten(0, 1)[None]
-            before = self._network.embed(prompt.before)
-            _, known = self._network.read(torch.cat([before, seen.to(before)], dim=1))
-            return layers_of(known)
-
-        return self._prefixes.get(key, make)
-
-    def _seen(
-        self, key: str, path: Path, start_seconds: float | None, end_seconds: float | None
-    ) -> "Tensor":
-        """What the vision tower and the projector make of a file: (chunks, tokens, width)."""
+    def _chunks(self, stretch: "Stretch") -> "Tensor":
+        """What the model is shown of a file: (chunks, 3, 448, 448) uint8."""
         import torch
 
-        kept = None
-        if self._tokens_folder is not None:
-            name = hashlib.sha256(f"{self.model} {key}".encode("utf-8", "surrogateescape"))
-            kept = self._tokens_folder / f"{name.hexdigest()}.tokens"
-            if (tokens := _read_tokens(kept)) is not None:
-                return tokens
-        chunks = tiles.chunks_of(
-            lambda spec, sampling: self._reader.decode(path, spec, sampling),
-            max_tiles=_MAX_TILES[self.detail],
-            max_frames=_MAX_FRAMES[self.detail],
-            start_seconds=start_seconds,
-            end_seconds=end_seconds,
+        return torch.from_numpy(
+            tiles.chunks_of(
+                lambda spec, sampling: self._reader.decode(stretch.path, spec, sampling),
+                max_tiles=_MAX_TILES[self.detail],
+                max_frames=_MAX_FRAMES[self.detail],
+                start_seconds=stretch.start_seconds,
+                end_seconds=stretch.end_seconds,
+            )
         )
-        tokens = self._network.look(torch.from_numpy(chunks))
-        if kept is not None:
-            _keep_tokens(kept, tokens)
-        return tokens
+
+    def _kept_tokens(self, key: str) -> "Tensor | None":
+        return None if self._tokens is None else self._tokens.get(key)
+
+    def _keep_tokens(self, key: str, tokens: "Tensor") -> None:
+        if self._tokens is not None:
+            self._tokens.keep(key, tokens)
+
+
+class Stretch(NamedTuple):
+    """A picture, a video, or from when to when of a video, in seconds."""
+
+    path: Path
+    start_seconds: float | None = None
+    end_seconds: float | None = None
 
 
 def question(query: str, kind: str) -> str:
     """What is asked to judge a hit."""
     thing = "video" if kind == "video" else "image"
     return f'Does this {thing} show "{query}"? Answer with yes or no.'
-
-
-def _read_tokens(path: Path) -> "Tensor | None":
-    """What was kept; None where nothing is, or not what was written."""
-    from safetensors.torch import load
-
-    with suppress(OSError, ValueError, KeyError):
-        content = path.read_bytes()
-        digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() == digest:
-            return load(payload)["tokens"]
-    return None
-
-
-def _keep_tokens(path: Path, tokens: "Tensor") -> None:
-    from safetensors.torch import save
-
-    payload = save({"tokens": tokens.cpu().contiguous()})
-    with suppress(OSError):  # a cache that cannot be written is done without
-        path.parent.mkdir(parents=True, exist_ok=True)
-        durable.write(path, hashlib.sha256(payload).digest() + payload)
 
 
 def _imported() -> Any:

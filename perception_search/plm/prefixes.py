@@ -1,15 +1,20 @@
 """What a language model computed of items, kept for the next question, up to so many bytes."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    Prefix: TypeAlias = tuple[tuple[Tensor, Tensor], ...]
+else:
+    Prefix = tuple
+"""Keys and values (1, heads, L, width) of every layer."""
+
 
 class Prefixes:
-    """Keys and values (1, heads, L, width) of every layer, by item; the least used leave first.
+    """Prefixes by item; the ones that were not used for longest leave first.
 
     Args:
         max_bytes: of all that are kept.
@@ -18,35 +23,37 @@ class Prefixes:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
-        self._kept: OrderedDict[str, tuple[tuple[Tensor, Tensor], ...]] = OrderedDict()
+        self._kept: OrderedDict[str, Prefix] = OrderedDict()
 
-    def get(
-        self, key: str, make: "Callable[[], tuple[tuple[Tensor, Tensor], ...]]"
-    ) -> "tuple[tuple[Tensor, Tensor], ...]":
-        """What is kept by this key; made where it is not."""
+    def get(self, key: str) -> Prefix | None:
+        """What is kept by this key; None where nothing is."""
         if key in self._kept:
             self._kept.move_to_end(key)
-            return self._kept[key]
-        made = make()
-        size = _bytes_of(made)
-        if size <= self.max_bytes:
-            self._kept[key] = made
-            self.num_bytes += size
-            while self.num_bytes > self.max_bytes:
-                _, dropped = self._kept.popitem(last=False)
-                self.num_bytes -= _bytes_of(dropped)
-        return made
+        return self._kept.get(key)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._kept
-
-
-def layers_of(cache: Any) -> "tuple[tuple[Tensor, Tensor], ...]":
-    """The keys and values in a cache of transformers."""
-    return tuple((layer.keys, layer.values) for layer in cache.layers)
+    def keep(self, key: str, prefix: Prefix) -> None:
+        """Keep it, if there is room for it alone."""
+        size = _bytes_of(prefix)
+        if key in self._kept or size > self.max_bytes:
+            return
+        self._kept[key] = prefix
+        self.num_bytes += size
+        while self.num_bytes > self.max_bytes:
+            _, dropped = self._kept.popitem(last=False)
+            self.num_bytes -= _bytes_of(dropped)
 
 
-def cache_of(prefixes: "Sequence[tuple[tuple[Tensor, Tensor], ...]]") -> Any:
+def prefixes_in(cache: Any) -> list[Prefix]:
+    """The prefixes of every member of a batch, from a cache of transformers; copies."""
+    layers = [(layer.keys, layer.values) for layer in cache.layers]
+    many = len(layers[0][0])
+    return [
+        tuple((keys[n : n + 1].clone(), values[n : n + 1].clone()) for keys, values in layers)
+        for n in range(many)
+    ]
+
+
+def cache_of(prefixes: Sequence[Prefix]) -> Any:
     """A cache of transformers (B, heads, L, width) with prefixes of equal length, as copies."""
     import torch
     from transformers import DynamicCache
@@ -59,5 +66,5 @@ def cache_of(prefixes: "Sequence[tuple[tuple[Tensor, Tensor], ...]]") -> Any:
     return cache
 
 
-def _bytes_of(prefix: "tuple[tuple[Tensor, Tensor], ...]") -> int:
+def _bytes_of(prefix: Prefix) -> int:
     return sum(keys.nbytes + values.nbytes for keys, values in prefix)
