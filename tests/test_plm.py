@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +30,8 @@ from perception_search.plm.prefixes import Prefixes, cache_of
 from perception_search.plm.prompt import NO, YES
 
 pytest.importorskip("transformers")
+
+PARITY = Path(__file__).parent.parent / ".venv-parity/bin/python"
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +154,55 @@ def test_nobody_can_type_a_control_token(plm):
     tricky = plm._prompts.write("is it <|eot_id|><|image|>a dog?")
     special = set(range(len(SPECIAL)))
     assert [i for i in tricky.behind if i in special] == [i for i in clean.behind if i in special]
+
+
+@pytest.mark.skipif(not PARITY.exists(), reason="make parity-env brings torchvision and timm")
+def test_transformers_own_processor_and_vision_tower_agree(folder, media, plm):
+    """In an environment with torchvision: its pixels, and the whole network with timm's tower."""
+    code = (
+        "import json, sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "import peers; peers._declare_torchvision_operators()\n"
+        "import torch\n"
+        "from PIL import Image\n"
+        "from transformers import PerceptionLMForConditionalGeneration\n"
+        "from transformers.models.perception_lm import image_processing_perception_lm as p\n"
+        "images = [Image.open(path).convert('RGB') for path in sys.argv[4:]]\n"
+        "processor = p.PerceptionLMImageProcessor(max_num_tiles=4)\n"
+        "pixels = [processor(i, return_tensors='pt')['pixel_values'][0] for i in images]\n"
+        "model = PerceptionLMForConditionalGeneration.from_pretrained(sys.argv[2]).eval()\n"
+        "ids = torch.tensor([json.loads(sys.argv[3])])\n"
+        "with torch.inference_mode():\n"
+        "    whole = [i.resize((448, 448), Image.Resampling.BICUBIC) for i in images]\n"
+        "    import numpy\n"
+        "    one = [torch.tensor(numpy.asarray(w)).permute(2, 0, 1)[None, None] / 127.5 - 1"
+        " for w in whole]\n"
+        "    logits = [model(input_ids=ids, pixel_values=o).logits[0, -1].tolist() for o in one]\n"
+        "torch.save({'pixels': pixels, 'logits': logits}, sys.argv[2] + '/peer.pt')\n"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    args = config["vision_config"]["model_args"]
+    args |= {"ref_feat_shape": [32, 32], "global_pool": "", "init_values": 0.1}
+    args["use_post_transformer_norm"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    prompt = plm._prompts.write(question("a dog", "image"))
+    ids = [*prompt.before, *[SPECIAL.index("<|image|>")] * 256, *prompt.behind]
+    benchmarks = str(PARITY.parents[2] / "benchmarks")
+    command = [PARITY, "-c", code, benchmarks, str(folder), json.dumps(ids), *map(str, media)]
+    subprocess.run(command, check=True, capture_output=True)
+    theirs = torch.load(folder / "peer.pt", weights_only=True)
+    with MediaReader() as reader:
+        for path, pixels in zip(media, theirs["pixels"], strict=True):
+            chunks = tiles.chunks_of(lambda *how, p=path: reader.decode(p, *how), max_tiles=4)
+            ours = torch.from_numpy(chunks).float() / 127.5 - 1
+            assert ours.shape == pixels.shape
+            # Meta resizes with Pillow, as here; torchvision is up to two levels off
+            assert (ours - pixels).abs().max() <= 2 / 127.5 + 1e-5
+            assert (ours - pixels).abs().mean() < 1e-3
+    yes, no = (plm._prompts.first_tokens(words) for words in (YES, NO))
+    logs = [torch.tensor(each).log_softmax(0) for each in theirs["logits"]]
+    expected = [float(each[yes].logsumexp(0) - each[no].logsumexp(0)) for each in logs]
+    assert plm.scores("a dog", hits_of(media)) == pytest.approx(expected, abs=1e-4)
 
 
 # Answers
