@@ -4,6 +4,7 @@ Media are taken in exactly as the reference reads them: no turning by EXIF, no J
 reduced size. What is in already is not read again, so a stopped run goes on.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,10 @@ def class_vectors(
     """
     identity = collection.identity
     encoder = collection.encoder_for("text")
-    cache = TextCache(cache_folder() / "class_vectors.sqlite", identity.text_sha256, identity.dim)
+    folder = cache_folder()
+    with contextlib.suppress(OSError):  # a disk that only reads: no cache
+        folder.mkdir(parents=True, exist_ok=True)
+    cache = TextCache(folder / "class_vectors.sqlite", identity.text_sha256, identity.dim)
 
     def encode(prompts_of_classes: Sequence[str]) -> NDArray[np.float32]:
         prompts = [prompt for joined in prompts_of_classes for prompt in joined.split("\n")]
