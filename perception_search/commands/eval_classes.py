@@ -21,6 +21,7 @@ from perception_search.show import print_json, print_line, progress, say, steps
 if TYPE_CHECKING:
     from perception_search.collection import Collection
     from perception_search.encoder import Encoder
+    from perception_search.encoder.protocol import Pooling
     from perception_search.evaluate.class_sets import ClassSet
     from perception_search.evaluate.classification import ClassificationReport
 
@@ -117,7 +118,8 @@ def open_or_create(
     *,
     resize: Literal["squash", "centre-crop"] | None = None,
     border: int = 0,
-    frames_per_second: float = 1.0,
+    frames_per_second: float = _FRAMES_PER_SECOND,
+    pooling: "Pooling" = "raw-frames",
 ) -> "Collection":
     """The collection that a run keeps its embeddings in.
 
@@ -147,7 +149,7 @@ def open_or_create(
         model = choose_model(how["device"], how["weights"])
     encoder: Encoder | None = None
     if resize or border or not exists:
-        encoder = load_encoder(model, **loading, pooling="raw-frames")
+        encoder = load_encoder(model, **loading, pooling=pooling)
         if resize or border:
             encoder = Reframed(encoder, _SPEC_RESIZE[resize] if resize else None, border)
     if exists:
@@ -157,7 +159,7 @@ def open_or_create(
             work,
             encoder=encoder,
             sampling=Sampling(frames_per_second=frames_per_second),
-            pooling="raw-frames",
+            pooling=pooling,
             **loading,
         )
     if collection.notice:
