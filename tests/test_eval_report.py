@@ -55,7 +55,8 @@ def test_all_columns_are_measured_and_what_is_not_there_is_named(
     def load(model, *, pooling, **_):
         return ColourEncoder(pooling=pooling)
 
-    monkeypatch.setattr("perception_search.encoder.load_encoder", load)
+    for module in ("encoder", "own_encoder"):
+        monkeypatch.setattr(f"perception_search.{module}.load_encoder", load)
     monkeypatch.setattr(
         "perception_search.evaluate.embeddings.cache_folder", lambda: tmp_path / "cache"
     )
