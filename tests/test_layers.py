@@ -56,6 +56,8 @@ ORDER = [
     "encoder.features",
     "encoder.starter",
     "encoder.reframed",
+    "encoder.peer_library",
+    "encoder.open_clip",
     "encoder",
     "encoder.auto",
     "manifest",
