@@ -114,6 +114,7 @@ ORDER = [
     "evaluate.shards",
     "evaluate.embeddings",
     "evaluate.classification",
+    "evaluate.knn",
     "evaluate.model_card",
     "evaluate.measured_elsewhere",
     "evaluate",

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from perception_search.commands.common import AsJson, Device, Dtype, Weights
+from perception_search.commands.common import (
+    AsJson,
+    Device,
+    Dtype,
+    Folder,
+    Weights,
+    open_collection,
+)
 from perception_search.commands.evaluate import (
     AllowMissing,
     Explain,
@@ -340,3 +347,34 @@ def wds(
         found, work, how, allow_missing=allow_missing, explain=explain_protocol
     )
     _print(report, out, as_json=as_json, explain=explain_protocol)
+
+
+@evaluate.command()
+def knn(
+    path: Folder,
+    labels: Annotated[
+        str,
+        typer.Option(help="A column of the items, such as folder, or a CSV with path and label."),
+    ],
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours that vote.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """How often an item's nearest neighbours have its label, exactly and as they are served.
+
+    \b
+    perception-search eval knn photos.ps --labels folder
+    perception-search eval knn imagenet.ps --labels label -k 20
+
+    Needs no weights: every item is asked for by its stored embedding.
+    """
+    from perception_search.evaluate.knn import evaluate_knn, labels_of
+
+    collection = open_collection(path)
+    label_of = labels_of(collection, labels)
+    with progress("items") as show:
+        votes = evaluate_knn(collection, label_of, k=k, on_progress=show)
+    if as_json:
+        print_json(votes.as_dict())
+        return
+    for line in votes.table().splitlines():
+        print_line(line)
