@@ -170,6 +170,8 @@ def test_imagenet_v2_s_folders_are_positions(tmp_path):
     class_set = load_class_set("imagenetv2", tmp_path)
     assert sorted(class_set.labels) == [0, 10, 999]
     assert found(class_set, tmp_path)[f"{inside}/10/b.jpeg"] == "brambling"
+    with pytest.raises(QueryError, match="imagenetv2 has no splits"):
+        load_class_set("imagenetv2", tmp_path, split=tmp_path / "val.csv")
     touch(tmp_path / "sketch", "sketch/n01443537/a.JPEG")
     assert load_class_set("imagenet-sketch", tmp_path / "sketch").labels == (1,)
 
@@ -317,6 +319,8 @@ def test_shards_are_unpacked_once(tmp_path):
     assert not (tmp_path / "s1.jpg").exists(), "names in a tar point nowhere"
     before = (to / "0/000000.webp").stat().st_mtime_ns
     assert load_shards(root, to, dataset="mine") == class_set
+    with pytest.raises(QueryError, match="2 images of 2 of 2 classes .* whole set has 10,000"):
+        load_shards(root, to, dataset="imagenetv2").check()
     assert (to / "0/000000.webp").stat().st_mtime_ns == before
     (root / "classnames.txt").write_text("blue\n")
     with pytest.raises(QueryError, match="labels 0 to 1 and 1 class names"):
@@ -459,6 +463,22 @@ def test_a_published_figure_stands_beside_the_whole_set_only(colours, tmp_path):
     with pytest.raises(QueryError, match="the whole set has 10"):
         evaluate_classes(collection, part)
     assert evaluate_classes(collection, part, allow_missing=True).published is None
+
+
+def test_large_jpegs_are_decoded_in_full(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    path = tmp_path / "media/red/a.jpg"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(noise).save(path, quality=95)
+    collection = made(tmp_path / "c.ps")
+    evaluate_classes(collection, load_class_set("media", tmp_path / "media"))
+    pixels = prepare_image(Image.open(path), FrameSpec(16, 16))
+    with Image.open(path) as small:
+        small.draft("", (32, 32))
+        assert small.size == (50, 50), "what a fast decoder would have seen"
+    raw = ColourEncoder().encode_frames(pixels[None])[0]
+    [row] = collection.snapshot.rows.embeddings(np.array([0]))
+    assert row == pytest.approx(raw / np.linalg.norm(raw), abs=2e-3)
 
 
 def test_pictures_are_not_turned_and_centre_crop_and_border_are_told_apart(tmp_path):

@@ -127,6 +127,7 @@ def open_or_create(
     border: int = 0,
     frames_per_second: float = _FRAMES_PER_SECOND,
     pooling: "Pooling" = "raw-frames",
+    num_frames: int = 8,
 ) -> "Collection":
     """The collection that a run keeps its embeddings in.
 
@@ -165,7 +166,7 @@ def open_or_create(
         collection = Collection.create(
             work,
             encoder=encoder,
-            sampling=Sampling(frames_per_second=frames_per_second),
+            sampling=Sampling(frames_per_second, num_frames),
             pooling=pooling,
             **loading,
         )
@@ -333,7 +334,11 @@ def wds(
     if isinstance(found, Captions):
         with progress() as show:
             ranked = evaluate_retrieval(
-                open_or_create(work, how), found, folder, dataset=name, on_progress=show
+                open_or_create(work, how, pooling="unit-frames"),
+                found,
+                folder,
+                dataset=name,
+                on_progress=show,
             )
         if out is not None:
             out.write_text(json.dumps(ranked.as_dict(), indent=1) + "\n")

@@ -92,7 +92,7 @@ def _measure(
     captions = load_captions(captions_of(column, folder))
     with progress() as show:
         return evaluate_retrieval(
-            open_or_create(work, how, pooling="unit-frames"),
+            open_or_create(work, how, frames_per_second=1.0, pooling="unit-frames"),
             captions,
             folder,
             dataset=column.dataset,

@@ -162,6 +162,8 @@ def load_class_set(
         if "{c}" not in prompt:
             raise QueryError(f"the prompt {prompt!r} has no {{c}}, where the class name goes")
     known = BENCHMARKS.get(dataset)
+    if split is not None and (known is None or known.kind == "image"):
+        raise QueryError(f"{dataset} has no splits; only public sets of videos have")
     if known is None:
         return _own_folders(dataset, root, labels, prompts)
     used = tuple(prompts or templates(known.prompts))

@@ -14,7 +14,7 @@ from pathlib import Path
 from perception_search import durable
 from perception_search.errors import QueryError
 from perception_search.evaluate.captions import Captions
-from perception_search.evaluate.class_sets import ClassSet
+from perception_search.evaluate.class_sets import BENCHMARKS, ClassSet
 from perception_search.media import display
 
 _PICTURES = ("webp", "png", "jpg", "jpeg")
@@ -70,6 +70,7 @@ def load_shards(
         templates=tuple(line.rstrip("\r") for line in prompts if line.strip()),
         paths=tuple(unpack_to / name for name, _ in labelled),
         labels=labels,
+        num_expected=BENCHMARKS[dataset].num_files if dataset in BENCHMARKS else None,
     )
 
 
