@@ -203,7 +203,7 @@ def test_kinetics_class_folders_are_spelt_as_one_likes(tmp_path):
         "Air Drumming": "air drumming",
         "tai_chi": "tai chi",
     }
-    touch(tmp_path, *(f"val/{folder}/x.mp4" for folder in spelt))
+    touch(tmp_path, *(f"val/{folder}/x.mp4" for folder in spelt), "val/tai_chi/still.jpg")
     class_set = load_class_set("k400", tmp_path)
     files = {f"val/{folder}/x.mp4": name for folder, name in spelt.items()}
     assert found(class_set, tmp_path) == files
@@ -319,7 +319,7 @@ def test_shards_are_unpacked_once(tmp_path):
     assert not (tmp_path / "s1.jpg").exists(), "names in a tar point nowhere"
     before = (to / "0/000000.webp").stat().st_mtime_ns
     assert load_shards(root, to, dataset="mine") == class_set
-    with pytest.raises(QueryError, match="2 images of 2 of 2 classes .* whole set has 10,000"):
+    with pytest.raises(QueryError, match=r"2 images of 2 of 2 classes .* whole set has 10,000"):
         load_shards(root, to, dataset="imagenetv2").check()
     assert (to / "0/000000.webp").stat().st_mtime_ns == before
     (root / "classnames.txt").write_text("blue\n")
@@ -357,8 +357,11 @@ def test_folders_of_one_s_own(tmp_path):
     assert (class_set.kind, len(class_set.templates), class_set.is_whole) == ("image", 80, True)
     with pytest.raises(QueryError, match=r"the prompt 'a photo' has no {c}"):
         load_class_set("mine", tmp_path / "mine", prompts=["a photo"])
-    with pytest.raises(QueryError, match="a folder for each class"):
+    with pytest.raises(QueryError, match=r"a folder for each class.* below are neither"):
         load_class_set("mine", tmp_path / "mine/blue")
+    touch(tmp_path / "mine", "blue/b.mp4")
+    with pytest.raises(QueryError, match="below are pictures and videos"):
+        load_class_set("mine", tmp_path / "mine")
     with pytest.raises(QueryError, match="nowhere is no folder"):
         load_class_set("mine", tmp_path / "nowhere")
 
@@ -581,7 +584,7 @@ def test_the_commands(run, tmp_path, monkeypatch):
     assert "| centre crop, '{c}' |" in out
     code, out, _ = run(*command, "--explain-protocol", "--json")
     figures = json.loads(out)["figures"]
-    assert {"squash, '{c}'", "centre crop, '{c}'"} < set(figures)
+    assert {"squash, '{c}'", "centre crop, '{c}'"} == set(figures)
     code, _, err = run(*command, "--model", "PE-Core-B16-224")
     assert code == 1
     assert "holds embeddings of starter, not of PE-Core-B16-224" in err

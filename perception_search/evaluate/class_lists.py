@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from perception_search import media
 from perception_search.errors import QueryError
 from perception_search.evaluate.captions import find_media
 from perception_search.media import claims_media, display
@@ -188,12 +187,6 @@ def read_pairs(file: Path) -> list[tuple[str, str]]:
         if not comma:
             raise QueryError(f"{display(file)} has the line {folder!r}; expected is folder,name")
     return [(folder.strip(), name.strip()) for folder, _, name in pairs]
-
-
-def kind_of(path: Path) -> str:
-    """`image`, `video` or neither, by the file's leading bytes."""
-    with path.open("rb") as file:
-        return media.sniff(file.read(media.HEAD_BYTES))
 
 
 def _rows(file: Path) -> list[list[str]]:

@@ -21,6 +21,7 @@ from typing import Literal, TypeAlias
 
 from perception_search.errors import QueryError
 from perception_search.evaluate import class_lists
+from perception_search.evaluate.captions import VIDEO_SUFFIXES
 from perception_search.evaluate.class_names import (
     Prompts,
     action_classes,
@@ -191,12 +192,15 @@ def load_class_set(
     )
 
 
-def media_below(folder: Path) -> list[Path]:
-    """The files below a folder that are named as pictures or videos are, by path."""
+def media_below(folder: Path, kind: Kind) -> list[Path]:
+    """The files below a folder that are named as pictures are, or as videos, by path."""
     return sorted(
         path
         for path in folder.rglob("*")
-        if claims_media(path) and not path.name.startswith(".") and path.is_file()
+        if claims_media(path)
+        and (path.suffix.lower() in VIDEO_SUFFIXES) == (kind == "video")
+        and not path.name.startswith(".")
+        and path.is_file()
     )
 
 
@@ -243,7 +247,8 @@ def _objectnet(root: Path, known: Benchmark) -> tuple[list[str], list[tuple[Path
     images = base / "images"
     if not images.is_dir():
         raise _unlike("objectnet", root, "a folder images with a folder for each class")
-    return [label_of_folder[one].lower() for one in folders], _below(images, place_of.get)
+    names = [label_of_folder[one].lower() for one in folders]
+    return names, _below(images, place_of.get, known.kind)
 
 
 def _videos(
@@ -267,12 +272,15 @@ def _own_folders(
     dataset: str, root: Path, labels: Path | None, prompts: Sequence[str] | None
 ) -> ClassSet:
     folders = sorted(one for one in root.iterdir() if one.is_dir() and not one.name.startswith("."))
-    paths = {folder: media_below(folder) for folder in folders}
-    paths = {folder: files for folder, files in paths.items() if files}
-    if not paths:
-        raise _unlike(dataset, root, "a folder for each class, with pictures or videos")
-    kinds = {class_lists.kind_of(files[0]) for files in paths.values()}
-    kind: Kind = "video" if kinds == {"video"} else "image"
+    kinds: tuple[Kind, ...] = ("image", "video")
+    of_kind = {kind: {one: media_below(one, kind) for one in folders} for kind in kinds}
+    there = [kind for kind in kinds if any(of_kind[kind].values())]
+    if len(there) != 1:
+        held = "pictures and videos" if there else "neither"
+        wanted = f"a folder for each class, with pictures or with videos; below are {held}"
+        raise _unlike(dataset, root, wanted)
+    [kind] = there
+    paths = {folder: files for folder, files in of_kind[kind].items() if files}
     names = _renamed([folder.name for folder in paths], labels)
     return ClassSet(
         dataset=dataset,
@@ -291,15 +299,15 @@ def _class_folders(
     places = [root, *(root / one for one in known.where)]
     folders = [place for place in places if place.is_dir()]
     best = max(folders, key=lambda folder: sum(resolve(one) is not None for one in _names(folder)))
-    return best, _below(best, resolve)
+    return best, _below(best, resolve, known.kind)
 
 
-def _below(folder: Path, resolve: Resolve) -> list[tuple[Path, int]]:
+def _below(folder: Path, resolve: Resolve, kind: Kind) -> list[tuple[Path, int]]:
     found = []
     for name in sorted(_names(folder)):
         label = resolve(name)
         if label is not None:
-            found += [(path, label) for path in media_below(folder / name)]
+            found += [(path, label) for path in media_below(folder / name, kind)]
     return found
 
 

@@ -258,7 +258,8 @@ def _prompts(class_set: ClassSet, *, explain: bool) -> dict[str, tuple[str, ...]
         one = _PLAIN if _PLAIN in every else every[0]
         if len(every) > 1:
             prompts[f"{one!r}"] = (one,)
-        prompts["bare names"] = ("{c}",)
+        if every != ("{c}",):
+            prompts["bare names"] = ("{c}",)
     return prompts
 
 
