@@ -21,7 +21,7 @@ from perception_search.errors import QueryError
 from perception_search.evaluate import class_names
 from perception_search.evaluate.captions import Captions
 from perception_search.evaluate.class_names import action_classes, imagenet_classes, templates
-from perception_search.evaluate.class_sets import load_class_set
+from perception_search.evaluate.class_sets import dataset_of, load_class_set
 from perception_search.evaluate.classification import evaluate_classes
 from perception_search.evaluate.embeddings import whole_rows
 from perception_search.evaluate.shards import load_shards
@@ -610,7 +610,7 @@ def test_shards_by_the_command(run, tmp_path, monkeypatch):
     code, out, _ = run(*command)
     assert code == 0
     assert json.loads(out)["metrics"]["acc1"] == 1.0
-    assert (tmp_path / "wds_two-pictures/0/000000.jpg").read_bytes() == eagle
+    assert (tmp_path / "two-pictures/0/000000.jpg").read_bytes() == eagle
     (root / "dataset_type.txt").write_text("retrieval")
     code, out, _ = run(*command)
     assert code == 0
@@ -698,6 +698,12 @@ def test_figures_are_clip_benchmark_s(tmp_path):
     ours = zero_shot.classification(media, zero_shot.classifier(texts), labels)
     assert 0.2 < ours["acc1"] < 0.98
     assert ours == pytest.approx(json.loads(done.stdout.splitlines()[-1]), abs=1e-6)
+
+
+def test_clip_benchmark_s_names_of_data_sets_are_known():
+    assert dataset_of("wds/imagenet1k") == dataset_of("wds_imagenet1k") == "imagenet"
+    assert dataset_of("k400_val") == "k400"
+    assert dataset_of("wds_mine") == "mine"
 
 
 def test_letters_and_digits_decide_what_a_folder_means():

@@ -297,7 +297,7 @@ for _name, _said in _HELP.items():
 @evaluate.command()
 def wds(
     root: Root,
-    dataset: Annotated[str, typer.Option(help="Its name.")] = "",
+    dataset: Annotated[str, typer.Option(help="Its name; by default the folder's.")] = "",
     unpack_to: Annotated[
         Path | None,
         typer.Option(help="Where pictures are written; by default beside the collection."),
@@ -315,17 +315,18 @@ def wds(
     """A data set in clip-benchmark's webdataset layout: pictures with classes, or with captions.
 
     \b
-    perception-search eval wds --root wds_imagenetv2 --dataset imagenetv2
+    perception-search eval wds --root wds_imagenet1k --model PE-Core-L14-336
 
     test/nshards.txt, test/0.tar and so on, classnames.txt and
     zeroshot_classification_templates.txt, as in clip-benchmark/wds_* on the hub. Pictures are
     written out once.
     """
     from perception_search.evaluate.captions import Captions
+    from perception_search.evaluate.class_sets import dataset_of
     from perception_search.evaluate.retrieval import evaluate_retrieval
     from perception_search.evaluate.shards import load_shards
 
-    name = dataset or root.absolute().name
+    name = dataset or dataset_of(root.absolute().name)
     work = work or Path(f"{name}.ps")
     folder = unpack_to or work.with_name(f"{work.stem}-pictures")
     with progress("shards") as show:

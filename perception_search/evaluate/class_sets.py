@@ -80,8 +80,24 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "ucf101": Benchmark("video", "actions", "UCF101", None, ("UCF-101", "UCF101", *_VIDEOS)),
     "hmdb51": Benchmark("video", "actions", "HMDB51", None, ("hmdb51_org", "hmdb51", *_VIDEOS)),
 }
+_CLIP_BENCHMARK = {
+    "imagenet1k": "imagenet",
+    "imagenet_sketch": "imagenet-sketch",
+    "k400_val": "k400",
+    "k600_val": "k600",
+    "k700_val": "k700",
+    "ucf101_val": "ucf101",
+    "hmdb_test": "hmdb51",
+    "mscoco_captions": "coco",
+}
 _SUBSETS: Mapping[str, Literal["", "A", "R"]] = {"imagenet-a": "A", "imagenet-r": "R"}
 _ACTIONS = {"k400": "kinetics_400", "k600": "kinetics_600", "k700": "kinetics_700"}
+
+
+def dataset_of(name: str) -> str:
+    """What `eval` calls a data set that CLIP_benchmark calls so; other names as they are."""
+    name = name.removeprefix("wds/").removeprefix("wds_").removeprefix("vtab/")
+    return _CLIP_BENCHMARK.get(name, name)
 
 
 @dataclass(frozen=True)

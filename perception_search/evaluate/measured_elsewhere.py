@@ -11,21 +11,10 @@ from typing import Any, NamedTuple
 
 from perception_search.errors import QueryError
 from perception_search.evaluate.class_names import key
-from perception_search.evaluate.class_sets import BENCHMARKS
+from perception_search.evaluate.class_sets import BENCHMARKS, dataset_of
 from perception_search.media import display
 from perception_search.published import TABLES, ScoreTable
 
-_CLIP_BENCHMARK = {  # its names of data sets -> ours
-    "imagenet1k": "imagenet",
-    "imagenet_sketch": "imagenet-sketch",
-    "imagenetsketch": "imagenet-sketch",
-    "k400_val": "k400",
-    "k600_val": "k600",
-    "k700_val": "k700",
-    "ucf101_val": "ucf101",
-    "hmdb_test": "hmdb51",
-    "mscoco_captions": "coco",
-}
 _RETRIEVAL = {  # the column of a data set, and what it is of
     "coco": ("COCO", "image"),
     "flickr30k": ("Flickr", "image"),
@@ -77,8 +66,7 @@ def own_results(folder: Path) -> list[Figure]:
     for file, content in _json_files(folder):
         if "dataset" not in content or not isinstance(content.get("metrics"), dict):
             continue
-        name = str(content["dataset"]).removeprefix("wds/").replace("vtab/", "")
-        dataset = _CLIP_BENCHMARK.get(name, name)
+        dataset = dataset_of(str(content["dataset"]))
         for column, measure in _measures(dataset):
             value = content["metrics"].get(measure)
             if isinstance(value, int | float):
