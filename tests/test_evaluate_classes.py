@@ -466,6 +466,11 @@ def test_a_published_figure_stands_beside_the_whole_set_only(colours, tmp_path):
     with pytest.raises(QueryError, match="the whole set has 10"):
         evaluate_classes(collection, part)
     assert evaluate_classes(collection, part, allow_missing=True).published is None
+    copy = replace(class_set, dataset="k400", num_expected=None, missing=("gone",))
+    report = evaluate_classes(collection, copy, allow_missing=True)
+    assert (report.published, report.num_missing) == (73.4, 1)
+    few = replace(copy, class_names=(*class_set.class_names, "absent"))
+    assert evaluate_classes(collection, few, allow_missing=True).published is None
 
 
 def test_large_jpegs_are_decoded_in_full(tmp_path):

@@ -136,6 +136,15 @@ class ClassSet:
             return len(self.missing)
         return max(0, self.num_expected - len(self.paths))
 
+    @property
+    def is_comparable(self) -> bool:
+        """Whether a published figure is of the same: the whole set, or videos of every class where
+        no two copies are alike.
+        """
+        if self.num_expected is None:
+            return len(set(self.labels)) == len(self.class_names)
+        return self.is_whole
+
     def check(self) -> None:
         """Raise QueryError, naming what is missing, unless all of it is there."""
         if self.is_whole:

@@ -48,7 +48,8 @@ class ClassificationReport:
         figures: by way of scoring, the published protocol first, CLIP_benchmark's `acc1`, `acc5`
             and `mean_per_class_recall`.
         intervals: 95 % bootstrap intervals of the first way's `acc1` and `acc5`.
-        published: accuracy in percent that the model's authors give, where this is the same set.
+        published: accuracy in percent that the model's authors give, where this is the same set,
+            but for what is unreadable or, of videos, missing.
         num_embedded: media embedded by this run; others were in the collection.
         embedding_seconds: that took.
         seconds: of scoring.
@@ -221,7 +222,7 @@ def _report(
         unreadable=taken.unreadable,
         figures=figures,
         intervals=intervals,
-        published=given if class_set.is_whole and not taken.unreadable else None,
+        published=given if class_set.is_comparable else None,
         num_embedded=taken.num_embedded,
         embedding_seconds=taken.seconds,
         seconds=time.perf_counter() - start,

@@ -124,8 +124,8 @@ def class_vectors(
 ) -> NDArray[np.float32]:
     """(classes, dim), of unit length: what `zero_shot.classifier` makes of every class's prompts.
 
-    They are kept in the cache folder, by the text tower and the prompts: other data sets with the
-    same classes need no text tower, and a stopped run goes on.
+    They are kept in the cache folder, by text tower, dtype and prompts: other data sets with the
+    same classes compute none, and a stopped run goes on.
 
     Args:
         collection: whose model embeds.
@@ -138,7 +138,8 @@ def class_vectors(
     folder = cache_folder()
     with contextlib.suppress(OSError):  # a disk that only reads: no cache
         folder.mkdir(parents=True, exist_ok=True)
-    cache = TextCache(folder / "class_vectors.sqlite", identity.text_sha256, identity.dim)
+    how_read = f"{identity.text_sha256} {encoder.provenance.get('dtype', '')}"
+    cache = TextCache(folder / "class_vectors.sqlite", how_read, identity.dim)
 
     def encode(prompts_of_classes: Sequence[str]) -> NDArray[np.float32]:
         prompts = [prompt for joined in prompts_of_classes for prompt in joined.split("\n")]
