@@ -462,6 +462,7 @@ def test_a_published_figure_stands_beside_the_whole_set_only(colours, tmp_path):
     assert report.published == 95.2
     assert report.difference == pytest.approx(100 * report.headline["acc1"] - 95.2)
     assert "| 95.2 | -" in report.table()
+    assert "Published is the better of squash and centre crop." in report.table()
     part = replace(class_set, num_expected=10)
     with pytest.raises(QueryError, match="the whole set has 10"):
         evaluate_classes(collection, part)

@@ -115,6 +115,9 @@ class ClassificationReport:
             lines.append(f"| {measure} | " + " | ".join(cells) + " |")
         for measure, (low, high) in self.intervals.items():
             lines.append(f"\n{measure}, 95 % interval: {100 * low:.1f} to {100 * high:.1f}")
+        if self.published is not None:
+            border = " and without its red frame" * (self.dataset == "objectnet")
+            lines.append(f"\nPublished is the better of squash and centre crop{border}.")
         return "\n".join(lines)
 
     def _speed(self) -> str:
