@@ -463,11 +463,19 @@ def test_a_published_figure_stands_beside_the_whole_set_only(colours, tmp_path):
     assert report.difference == pytest.approx(100 * report.headline["acc1"] - 95.2)
     assert "| 95.2 | -" in report.table()
     assert "Published is the better of squash and centre crop." in report.table()
+    others = replace(class_set, templates=("{c}",))
+    assert evaluate_classes(collection, others).published is None
     part = replace(class_set, num_expected=10)
     with pytest.raises(QueryError, match="the whole set has 10"):
         evaluate_classes(collection, part)
     assert evaluate_classes(collection, part, allow_missing=True).published is None
-    copy = replace(class_set, dataset="k400", num_expected=None, missing=("gone",))
+    copy = replace(
+        class_set,
+        dataset="k400",
+        templates=templates("kinetics"),
+        num_expected=None,
+        missing=("gone",),
+    )
     report = evaluate_classes(collection, copy, allow_missing=True)
     assert (report.published, report.num_missing) == (73.4, 1)
     few = replace(copy, class_names=(*class_set.class_names, "absent"))
@@ -594,6 +602,10 @@ def test_the_commands(run, tmp_path, monkeypatch):
     code, _, err = run(*command, "--model", "PE-Core-B16-224")
     assert code == 1
     assert "holds embeddings of starter, not of PE-Core-B16-224" in err
+    code, _, err = run("eval", "folder", "--root", folder.rename(tmp_path / "objectnet"))
+    assert code == 1
+    assert "objectnet is a public data set: perception-search eval objectnet" in err
+    folder = (tmp_path / "objectnet").rename(tmp_path / "animals")
     code, _, err = run("eval", "imagenet", "--root", folder)
     assert code == 1
     assert "2 images of 2 of 1,000 classes" in err or "3 images of 3 of 1,000 classes" in err

@@ -275,9 +275,15 @@ def _add_command(dataset: str, what: str, example: str, layout: str) -> None:
         dtype: Dtype = "auto",
         as_json: AsJson = False,
     ) -> None:
-        from perception_search.evaluate.class_sets import load_class_set
+        from perception_search.errors import QueryError
+        from perception_search.evaluate.class_sets import BENCHMARKS, load_class_set
 
         name = root.absolute().name if dataset == "folder" else dataset
+        if dataset == "folder" and name in BENCHMARKS:
+            raise QueryError(
+                f"{name} is a public data set: perception-search eval {name}; for one of your own "
+                "give the folder another name"
+            )
         report = run_classification(
             load_class_set(name, root, labels=labels, split=split, prompts=prompt or None),
             work or Path(f"{name}.ps"),

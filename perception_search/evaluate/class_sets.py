@@ -138,9 +138,12 @@ class ClassSet:
 
     @property
     def is_comparable(self) -> bool:
-        """Whether a published figure is of the same: the whole set, or videos of every class where
-        no two copies are alike.
+        """Whether a published figure is of the same: the usual prompts and the whole set, or videos
+        of every class where no two copies are alike.
         """
+        known = BENCHMARKS.get(self.dataset)
+        if known is None or self.templates != templates(known.prompts):
+            return False
         if self.num_expected is None:
             return len(set(self.labels)) == len(self.class_names)
         return self.is_whole
