@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from perception_search.hits import Hit, Hits
     from perception_search.ingest import IngestReport
     from perception_search.plm import PerceptionLM
-    from perception_search.rerank import Reranked, Reranker, rerank
+    from perception_search.reranking import Reranked, Reranker, rerank
     from perception_search.segments import Segmentation
     from perception_search.survey import FileReport
 
@@ -45,13 +45,13 @@ _HOMES = {
     "PerceptionLM": "plm",
     "PerceptionSearchError": "errors",
     "PerceptionSearchWarning": "errors",
-    "Reranked": "rerank",
-    "Reranker": "rerank",
+    "Reranked": "reranking",
+    "Reranker": "reranking",
     "Sampling": "frames",
     "Segmentation": "segments",
     "StarterEncoder": "encoder",
     "load_encoder": "encoder",
-    "rerank": "rerank",
+    "rerank": "reranking",
 }
 
 __all__ = [

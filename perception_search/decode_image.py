@@ -79,7 +79,7 @@ def decode_image(data: bytes, format_name: str, spec: FrameSpec, max_pixels: int
         width, height = image.size
         orientation = orientation_of(image) if spec.apply_exif else 1
         size = None
-        if spec.fast_jpeg and format_name == "JPEG":
+        if spec.fast_jpeg and not spec.border and format_name == "JPEG":
             wanted = (_JPEG_MARGIN * spec.width, _JPEG_MARGIN * spec.height)
             drafted = image.draft("", wanted[::-1] if orientation >= 5 else wanted)
             size = drafted and drafted[1][2:]

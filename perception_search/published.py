@@ -1,7 +1,13 @@
-"""Scores that the authors of models published, with their source; measures nothing."""
+"""Scores that the authors of models published, with their source; measures nothing.
 
+The figures stand in `published.toml`.
+"""
+
+import math
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 
@@ -11,31 +17,63 @@ class ScoreTable:
 
     Attributes:
         source: where they stand.
-        benchmarks: names of the columns, as the source has them.
-        rows: the scores of each model, by its name as released, in percent.
+        benchmarks: names of the columns.
+        rows: the scores of each model, by its name as released, in percent; NaN where the source
+            has none.
+        title: what is measured.
+        evaluator: who measured.
+        by_others: who measured a model where that was somebody else.
+        elsewhere: with what the columns are measured, where `eval` here does not.
     """
 
     source: str
     benchmarks: tuple[str, ...]
     rows: Mapping[str, tuple[float, ...]]
+    title: str = ""
+    evaluator: str = ""
+    by_others: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: str = ""
 
     def scores(self, model: str) -> dict[str, float]:
         """The scores of a model by benchmark, in percent; empty where the source has none."""
-        return dict(zip(self.benchmarks, self.rows.get(model, ()), strict=model in self.rows))
+        pairs = zip(self.benchmarks, self.rows.get(model, ()), strict=model in self.rows)
+        return {benchmark: score for benchmark, score in pairs if not math.isnan(score)}
 
 
-MODEL_CARDS = ScoreTable(
-    source="the models' cards on the Hugging Face hub; arXiv 2504.13181, tables 5 and 6",
-    benchmarks=("IN-1k", "IN-v2", "IN-A", "ObjectNet", "COCO T2I", "K400", "VTT T2V"),
-    rows=MappingProxyType(
-        {
-            "PE-Core-T16-384": (62.1, 54.7, 21.1, 43.9, 33.0, 41.5, 28.8),
-            "PE-Core-S16-384": (72.7, 65.0, 49.5, 60.0, 42.6, 55.0, 39.3),
-            "PE-Core-B16-224": (78.4, 71.7, 62.4, 71.9, 50.9, 65.6, 47.6),
-            "PE-Core-L14-336": (83.5, 77.9, 89.0, 84.7, 57.1, 73.4, 50.3),
-            "PE-Core-G14-448": (85.4, 80.2, 92.6, 88.2, 58.1, 76.9, 51.2),
-        }
-    ),
-)
+def _tables() -> dict[str, ScoreTable]:
+    text = Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
+    tables = {}
+    for entry in tomllib.loads(text)["table"]:
+        rows = {model: tuple(map(float, scores)) for model, scores in entry["rows"].items()}
+        tables[entry["name"]] = ScoreTable(
+            source=entry["source"],
+            benchmarks=tuple(entry["benchmarks"]),
+            rows=MappingProxyType(rows),
+            title=entry["title"],
+            evaluator=entry["evaluator"],
+            by_others=MappingProxyType(entry.get("by_others", {})),
+            elsewhere=entry.get("elsewhere", ""),
+        )
+    return tables
+
+
+TABLES: Mapping[str, ScoreTable] = MappingProxyType(_tables())
+"""Every table, by a name of ours."""
+
+MODEL_CARDS = TABLES["model-cards"]
 """Without training on the benchmark: the share of pictures or videos given the right class, and for
 COCO and VTT the share of captions whose own picture or video is found first (recall@1)."""
+
+
+def published(model: str, benchmark: str) -> float | None:
+    """What was published of a PE model, or one that PE's paper compares with, in percent.
+
+    Args:
+        model: its name as released.
+        benchmark: a column of the model cards, or of the paper's tables: `IN-R`, `Flickr I2T`.
+    """
+    for name in ("model-cards", "image", "video"):
+        scores = TABLES[name].scores(model)
+        if benchmark in scores:
+            return scores[benchmark]
+    return None

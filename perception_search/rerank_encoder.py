@@ -15,7 +15,7 @@ from perception_search.errors import MediaError
 from perception_search.frames import Sampling
 from perception_search.hits import Hit
 from perception_search.query import mix
-from perception_search.rerank import file_key
+from perception_search.reranking import file_key
 from perception_search.text_cache import TextCache
 
 FOLDER = "cache"

@@ -172,12 +172,10 @@ def classifier(texts: NDArray[np.floating]) -> NDArray[np.float32]:
     return unit(unit(texts).mean(axis=1))
 
 
-def classification(
+def class_ranks(
     media: NDArray[np.floating], classes: NDArray[np.float32], labels: NDArray[np.int64]
-) -> dict[str, float]:
-    """`acc1`, `acc5` (nan below five classes) and `mean_per_class_recall`, as CLIP_benchmark.
-
-    The last is the mean, over the classes that occur, of the share of their media given to them.
+) -> NDArray[np.int64]:
+    """The rank (N,), from 1, of each one's right class by the products of unit vectors.
 
     Args:
         media: (N, dim), of any length.
@@ -196,13 +194,35 @@ def classification(
         mine = logits[np.arange(len(own)), own][:, None]
         earlier = np.arange(len(classes)) < own[:, None]
         found[place] = 1 + ((logits > mine) | ((logits == mine) & earlier)).sum(axis=1)
+    return found
+
+
+def accuracies(
+    found: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int
+) -> dict[str, float]:
+    """`acc1`, `acc5` (nan below five classes) and `mean_per_class_recall`, as CLIP_benchmark.
+
+    The last is the mean, over the classes that occur, of the share of their media given to them.
+
+    Args:
+        found: (N,) from `class_ranks`.
+        labels: (N,) the right class of each.
+        num_classes: how many there are.
+    """
     right = found == 1
     per_class = _means_by(right, labels)
     return {
         "acc1": float(right.mean()),
-        "acc5": float((found <= 5).mean()) if len(classes) >= 5 else float("nan"),
+        "acc5": float((found <= 5).mean()) if num_classes >= 5 else float("nan"),
         "mean_per_class_recall": float(np.mean(list(per_class.values()))),
     }
+
+
+def classification(
+    media: NDArray[np.floating], classes: NDArray[np.float32], labels: NDArray[np.int64]
+) -> dict[str, float]:
+    """`accuracies` of media (N, dim) by `class_ranks`."""
+    return accuracies(class_ranks(media, classes, labels), labels, len(classes))
 
 
 def _means_by(values: NDArray[np.bool_], groups: NDArray[np.int64]) -> Mapping[int, float]:

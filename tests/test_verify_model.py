@@ -20,6 +20,7 @@ from synthetic import T16, tower_state
 from test_config import RELEASED as CARDS
 
 from perception_search import PerceptionEncoder
+from perception_search.encoder import peer_library
 from perception_search.encoder.config import MODELS
 from perception_search.encoder.towers import VisionTower
 from perception_search.encoder.weights import load_tower, tower_sha256
@@ -47,7 +48,7 @@ def surroundings(tmp_path_factory):
         patch.setenv("PERCEPTION_SEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("PERCEPTION_SEARCH_WEIGHTS", raising=False)
         patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setattr(peer, "import_module", not_installed)
+        patch.setattr(peer_library, "import_module", not_installed)
         patch.setattr(warnings, "showwarning", warnings.showwarning)
         yield
 
@@ -571,7 +572,7 @@ def test_open_clip_is_given_the_same_weights_and_must_compute_the_same(
     model = OtherModel(in_open_clip(load_file(core)), tmp_path, fault)
     asked = []
     library = SimpleNamespace(create_model=lambda name, **_: asked.append(name) or model)
-    monkeypatch.setattr(peer, "import_module", {"open_clip": library}.__getitem__)
+    monkeypatch.setattr(peer_library, "import_module", {"open_clip": library}.__getitem__)
     checks = named(peer.peer_checks(subject, *ours, lambda *_: None))
     assert asked == ["PE-Core-T-16-384"]
     verdicts = {name: check.verdict for name, check in checks.items()}
@@ -600,7 +601,7 @@ def test_a_library_that_cannot_be_imported_costs_no_other_check(
             raise error
         error(name)
 
-    monkeypatch.setattr(peer, "import_module", fails)
+    monkeypatch.setattr(peer_library, "import_module", fails)
     [check] = peer.peer_checks(subject, *ours, lambda *_: None)
     assert (check.name, check.verdict) == ("open_clip", "skipped")
     assert reason in check.got
@@ -616,7 +617,7 @@ def test_a_library_whose_model_has_other_tensors_is_passed_over(
     ):
         model = OtherModel(changed(state, **change), tmp_path)
         library = SimpleNamespace(create_model=lambda name, model=model, **_: model)
-        monkeypatch.setattr(peer, "import_module", lambda name, library=library: library)
+        monkeypatch.setattr(peer_library, "import_module", lambda name, library=library: library)
         [check] = peer.peer_checks(subject, *ours, lambda *_: None)
         assert check.verdict == "skipped"
         assert what in check.got

@@ -52,6 +52,8 @@ def test_the_wheel_holds_what_is_needed_and_nothing_else(installed):
     assert "perception_search/recipes/hnsw.toml" in names
     assert "perception_search/encoder/bpe_simple_vocab_16e6.txt.gz" in names
     assert "perception_search/demo.toml" in names
+    assert "perception_search/published.toml" in names
+    assert "perception_search/evaluate/class_data/templates.toml" in names
     assert "perception_search/py.typed" in names
     assert any(name.endswith("licenses/NOTICE") for name in names)
     tops = {name.split("/")[0] for name in names}

@@ -15,7 +15,7 @@ from perception_search.show import say
 
 if TYPE_CHECKING:
     from perception_search.hits import Hit, Hits
-    from perception_search.rerank import Reranked, Reranker
+    from perception_search.reranking import Reranked, Reranker
 
 Rerank = Annotated[
     int | None,
@@ -57,7 +57,7 @@ class Reranking:
     def of(self, hits: "Sequence[Hit]", query: str, k: int) -> "Hits":
         """The best `k` hits after a second look; how it goes is told on stderr."""
         from perception_search.hits import Hits
-        from perception_search.rerank import rerank
+        from perception_search.reranking import rerank
 
         told = False
         state: Reranked | None = None

@@ -47,10 +47,11 @@ def load_encoder(
     pooling: Pooling = "unit-frames",
     long_texts: "LongTexts" = "cut",
 ) -> Encoder:
-    """The encoder of a name: `starter`, or a released PE-Core model.
+    """The encoder of a name: `starter`, a released PE-Core model, or one of open_clip's.
 
     Args:
-        model: `starter`, or a name that `PerceptionEncoder` takes.
+        model: `starter`, a name that `PerceptionEncoder` takes, or `open_clip:NAME/TAG` (see
+            `OpenClipEncoder`).
         weights: a file or a folder; see `PerceptionEncoder`.
         projection: a file that has what `weights` lacks; see `PerceptionEncoder`.
         device: `auto`, `cpu`, `cuda`, `cuda:<n>` or `mps`.
@@ -68,6 +69,12 @@ def load_encoder(
         if long_texts != "cut":
             raise ValueError(f"long_texts={long_texts!r}; the starter cuts")
         return StarterEncoder(device=device, dtype=dtype, pooling=pooling)
+    if model.startswith("open_clip:"):
+        from perception_search.encoder.open_clip import OpenClipEncoder
+
+        if long_texts != "cut":
+            raise ValueError(f"long_texts={long_texts!r}; open_clip's tokenizers cut")
+        return OpenClipEncoder(model, weights=weights, device=device, dtype=dtype, pooling=pooling)
     from perception_search.encoder.perception import PerceptionEncoder
 
     return PerceptionEncoder(

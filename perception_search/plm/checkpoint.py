@@ -5,6 +5,7 @@ tower's are those of the release. Adapters (LoRA) are added into the tensors the
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ def find(model: str) -> Files:
     """The files of a model: a folder, a name as released, or a repository of the hub.
 
     A folder may be what the hub has, a finetuned copy of it, or a LoRA adapter, whose
-    `adapter_config.json` names the model it belongs to.
+    `adapter_config.json` names the model it belongs to. A name is looked for in the folder that
+    PERCEPTION_SEARCH_WEIGHTS names, and then on the hub.
 
     Raises:
         WeightsNotFound: something is missing; the message says what.
@@ -73,6 +75,9 @@ def find(model: str) -> Files:
             raise WeightsNotFound(
                 f"{model} is neither a folder nor a Perception LM; there are {', '.join(MODELS)}"
             )
+        own = os.environ.get("PERCEPTION_SEARCH_WEIGHTS")
+        if own and (Path(own).expanduser() / name).is_dir():
+            return find(str(Path(own).expanduser() / name))
         return _from_hub(f"facebook/{name}" if name in MODELS else model)
     if (folder / _ADAPTER_CONFIG).is_file():
         base = str(_json(folder / _ADAPTER_CONFIG).get("base_model_name_or_path") or "")

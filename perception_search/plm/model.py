@@ -12,7 +12,7 @@ from perception_search.plm import checkpoint, licence, tiles
 from perception_search.plm.prefixes import Prefix, Prefixes, cache_of, prefixes_in
 from perception_search.plm.prompt import NO, YES, Prompt, PromptWriter
 from perception_search.plm.tokens import TokenFiles
-from perception_search.rerank import file_key
+from perception_search.reranking import file_key
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,10 +4,8 @@ Embeddings are compared with open_clip, features with timm, which open_clip brin
 installed by the user, and what goes wrong with that is said and costs no other check.
 """
 
-import contextlib
 import logging
 from collections.abc import Iterator
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from perception_search.encoder.base import unit
 from perception_search.encoder.layouts import Part, recognise
 from perception_search.encoder.names import names_elsewhere
+from perception_search.encoder.peer_library import import_library
 from perception_search.encoder.tokenizer import tokenize
 from perception_search.encoder.weights import tower_tensors
 from perception_search.errors import WeightsMismatch
@@ -32,9 +31,6 @@ from perception_search.verify_model.subject import Subject
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_OPERATORS = ("nms", "qnms")  # of torchvision, which a CPU build of torch may not have
-_SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def peer_checks(
@@ -91,7 +87,7 @@ def _encode_pictures(subject: Subject, peer: Any) -> EncodePictures:
 def _created(subject: Subject, library: str) -> Any:
     """The other library's model, with random weights, on the CPU."""
     names = names_elsewhere(subject.model.name)
-    module = _imported(library)
+    module = import_library(library)
     logging.disable(logging.WARNING)  # that no weights were loaded is as it should be
     try:
         if library == "open_clip":
@@ -101,21 +97,6 @@ def _created(subject: Subject, library: str) -> Any:
         return module.create_model(name, pretrained=False, num_classes=0).float().eval()
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _imported(library: str) -> Any:
-    """The library; where torchvision lacks its operators, with a declaration in their place."""
-    try:
-        return import_module(library)
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-    import torch
-
-    for name in _OPERATORS:
-        with contextlib.suppress(RuntimeError):  # declared already
-            torch.library.define(f"torchvision::{name}", _SIGNATURE)
-    return import_module(library)
 
 
 def _reason(library: str, error: Exception) -> str:
