@@ -31,15 +31,30 @@ class Searcher:
         self._shortlister: Shortlister | None = None
         self._version = -1
 
-    def search(self, snapshot: Snapshot, targets: Sequence[Target], **how: Any) -> list[Hits]:
+    def search(
+        self,
+        snapshot: Snapshot,
+        targets: Sequence[Target],
+        *,
+        use_index: bool | None = None,
+        **how: Any,
+    ) -> list[Hits]:
         """`search.search_many` with the collection's index, or else by a shortlister.
 
         For one target on a CPU neither is needed: importing torch can take longer than scanning.
+
+        Args:
+            snapshot: what to search.
+            targets: what to look for.
+            use_index: False for no index, True for the index however few rows there are.
+            how: see `search.search_many`.
         """
         if snapshot.version != self._version:
             self._shortlister = None
             self._version = snapshot.version
-        index = self._index.opened(snapshot.rows)
+        index = self._index.opened(snapshot.rows) if use_index is not False else None
+        if use_index:
+            how = {**how, "scan_if_fewer": 0}
         shortlister = None
         if len(targets) > 1 or (index is None and self._has_gpu()):
             shortlister = self._shortlister = self._shortlister or self._made(snapshot)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Rule: TypeAlias = Literal["own", "shared"]
 RULES: tuple[Rule, ...] = ("own", "shared")
+Kind: TypeAlias = Literal["image", "video"]
 KS = (1, 5, 10)
 
 _LOGIT_SCALE = 100.0
@@ -120,7 +121,7 @@ def recalls(
     of_texts: NDArray[np.int64],
     of_media: NDArray[np.int64],
     *,
-    kind: Literal["image", "video"] = "image",
+    kind: Kind = "image",
     ks: Sequence[int] = KS,
 ) -> dict[str, float]:
     """Recall both ways, by CLIP_benchmark's names.

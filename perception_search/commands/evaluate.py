@@ -1,8 +1,7 @@
 """Commands that measure how good a collection, or a model, is."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -109,11 +108,6 @@ def moments(
 
 
 Root = Annotated[Path, typer.Option(help="The folder of the pictures or videos.")]
-CaptionFile = Annotated[Path, typer.Option(help="The captions, as the data set publishes them.")]
-Work = Annotated[
-    Path,
-    typer.Option(help="Where the embeddings are kept, a collection: a stopped run goes on there."),
-]
 AllowMissing = Annotated[
     bool,
     typer.Option("--allow-missing", help="Leave out files that are not there, and count them."),
@@ -123,62 +117,6 @@ Explain = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="A file for the JSON, as CLIP_benchmark writes it.")]
 Model = Annotated[str, typer.Option(help="As for `create`.")]
-
-
-@evaluate.command()
-def coco(
-    root: Root,
-    annotations: CaptionFile,
-    work: Work = Path("coco.ps"),
-    dataset: Annotated[
-        str, typer.Option(help="coco is Karpathy's test split; coco-val2017; or a name of yours.")
-    ] = "coco",
-    model: Model = "auto",
-    allow_missing: AllowMissing = False,
-    explain_protocol: Explain = False,
-    out: Out = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Pictures by their captions and captions by their pictures, by PE's protocol.
-
-    \b
-    perception-search eval coco --root val2014 --annotations dataset_coco.json \\
-        --model PE-Core-L14-336
-    perception-search eval coco --root val2017 --annotations captions_val2017.json \\
-        --dataset coco-val2017
-
-    The published figure stands beside only where it is the same set: Karpathy's 5,000 pictures of
-    val2014 with 25,010 captions. COCO's own layout, Karpathy's, and lists of files are read.
-    """
-    _retrieval(locals())
-
-
-@evaluate.command()
-def msrvtt(
-    root: Root,
-    annotations: CaptionFile,
-    work: Work = Path("msrvtt.ps"),
-    dataset: Annotated[str, typer.Option(help="msrvtt, or a name of yours.")] = "msrvtt",
-    model: Model = "auto",
-    allow_missing: AllowMissing = False,
-    explain_protocol: Explain = False,
-    out: Out = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Videos by their captions and captions by their videos, by PE's protocol: eight frames each.
-
-    \b
-    perception-search eval msrvtt --root videos --annotations MSRVTT_JSFUSION_test.csv
-
-    A CSV, by comma or semicolon, with the columns video_id and sentence.
-    """
-    _retrieval(locals())
 
 
 @evaluate.command()
@@ -209,39 +147,3 @@ def mine(
         say(f"not among the first ten: {query!r} (first came {first})")
     for line in report.table().splitlines():
         print_line(line)
-
-
-def _retrieval(options: dict[str, Any]) -> None:
-    from perception_search.evaluate.captions import load_captions
-    from perception_search.evaluate.retrieval import evaluate_retrieval
-
-    captions = load_captions(options["annotations"])
-    loading = {name: options[name] for name in ("weights", "device", "dtype")}
-    if options["work"].exists():
-        collection = open_collection(options["work"], **loading)
-    else:
-        from perception_search.collection import Collection
-
-        collection = Collection.create(options["work"], model=options["model"], **loading)
-        if collection.notice:
-            say(collection.notice)
-    with progress() as show:
-        report = evaluate_retrieval(
-            collection,
-            captions,
-            options["root"],
-            dataset=options["dataset"],
-            allow_missing=options["allow_missing"],
-            on_progress=show,
-        )
-    for path, reason in report.unreadable.items():
-        say(f"left out: {path}: {reason}")
-    if report.num_missing:
-        say(f"left out: {report.num_missing} files that are not there")
-    if options["out"] is not None:
-        options["out"].write_text(json.dumps(report.as_dict(), indent=1) + "\n")
-    if options["as_json"]:
-        print_json(report.as_dict())
-    else:
-        for line in report.table(explain=options["explain_protocol"]).splitlines():
-            print_line(line)
