@@ -77,6 +77,8 @@ ORDER = [
     "embed",
     "ingest",
     "text_cache",
+    "caption_bank",
+    "relevance",
     "query",
     "spans",
     "scoring",

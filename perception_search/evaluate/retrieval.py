@@ -49,7 +49,7 @@ class RetrievalReport:
             read the same with their `own` media or `shared` ones; with other embeddings' name
             before it where they were scored too.
         searched: by way of answering, captions looking for media: what the collection's own search
-            finds for each, by raw cosine, `own` media.
+            finds for each, by raw cosine or `normalised`, `own` media.
         intervals: 95 % bootstrap intervals of the headline's recalls@1; captions of one medium are
             drawn together.
         index: what `indexed` was answered by; None where there is no index.
@@ -106,7 +106,8 @@ class RetrievalReport:
             "",
             *self._compared(),
             "",
-            f"`search`: the collection's own, by cosine; {self._searched_by()}",
+            f"`search`: the collection's own; {self._searched_by()}",
+            "By cosine; normalised by cosine less what everyday captions get, for one query alone.",
             *self.remarks,
         ]
         return "\n".join([*lines, *self._explained()] if explain else lines)
@@ -136,8 +137,8 @@ class RetrievalReport:
         for way, figures in self.figures.items():
             yield f"| {way} | " + " | ".join(_percent(figures[one]) for one in measures) + " |"
         yield ""
-        yield "Re-weighted: by a softmax over all queries, as published. Plain: products of vectors."
-        yield "Own: a caption's own medium alone is right, as published. Shared: that of any caption"
+        yield "Re-weighted: by a softmax over all queries, as published. Plain: products alone."
+        yield "Own: a caption's own medium alone is right, as published. Shared: that of every one"
         yield "that reads the same, as PE's evaluator has counted since December 2025."
 
     def _searched_by(self) -> str:

@@ -30,9 +30,10 @@ class Answered:
 def ask_in_every_way(
     collection: Collection, queries: Sequence[str], *, k: int, whole: bool = False
 ) -> dict[str, Answered]:
-    """The answers by way, all by raw cosine: `exact`, and `indexed` where there is an index.
+    """The answers by way: `exact`, `indexed` where there is an index, and `normalised`.
 
-    The index is asked however few rows there are.
+    The first two rank by raw cosine, the last by what of it everyday captions do not get, see
+    `relevance`. The index is asked however few rows there are.
 
     Args:
         collection: asked.
@@ -44,8 +45,12 @@ def ask_in_every_way(
     ways: dict[str, Mapping[str, Any]] = {"exact": {"use_index": False}}
     if collection.info()["index"] and not whole:
         ways["indexed"] = {"use_index": True}
+    ways["normalised"] = {"use_index": False, "normalised": True}
     # what a reranker makes of the exact answers is one more way, and belongs here
-    searcher, snapshot = Searcher(collection.path, "auto"), collection.snapshot
+    searcher = Searcher(
+        collection.path, "auto", lambda new: collection.encoder_for("text").encode_text(new)
+    )
+    snapshot = collection.snapshot
     answered = {}
     for way, how in ways.items():
         searcher.search(snapshot, targets[:1], k=k, whole=whole, **how)  # opens what is opened once
