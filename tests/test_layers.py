@@ -138,6 +138,7 @@ ORDER = [
     "verify_model.peer",
     "verify_model",
     "page",
+    "evaluate.plots",
     "demo",
     "show",
     "commands",

@@ -1,7 +1,8 @@
 """Commands that measure how good a collection, or a model, is."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +15,13 @@ from perception_search.commands.common import (
     app,
     open_collection,
 )
-from perception_search.show import print_json, print_line, progress, say, steps
+from perception_search.media import display
+from perception_search.show import print_json, print_line, progress, say, steps, write_page
+
+if TYPE_CHECKING:
+    from perception_search.evaluate.mine import Failure, MineReport
+
+_MOST_ON_PAGE = 50
 
 evaluate = typer.Typer(
     no_args_is_help=True,
@@ -123,23 +130,45 @@ Model = Annotated[str, typer.Option(help="As for `create`.")]
 def mine(
     path: Folder,
     queries: Annotated[Path, typer.Argument(help="A CSV with the columns query and path.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A folder for report.json, curves and failures, as PNG and SVG."),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Also write the worst queries with pictures, as HTML.")
+    ] = None,
     weights: Weights = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """How well your own queries find your own right answers, exactly and by the index.
+    """How well your own queries find your own right answers: exactly, by the index, normalised.
 
     \b
-    perception-search eval mine photos.ps queries.csv
+    perception-search eval mine photos.ps queries.csv --out results --page worst.html
 
     A line a right answer: `a dog on the beach,2019/beach.jpg`. The end of a path is enough.
     """
     from perception_search.evaluate.mine import evaluate_mine, read_queries
+    from perception_search.evaluate.plots import check_plots
 
+    if out is not None:
+        check_plots()  # before anything is computed
     asked = read_queries(queries)
     collection = open_collection(path, weights=weights, device=device, dtype=dtype)
-    report = evaluate_mine(collection, asked)
+    with steps() as show:
+        report = evaluate_mine(collection, asked, on_progress=show)
+    if out is not None:
+        _draw(report, out)
+    if page is not None:
+        worst = report.failures[:_MOST_ON_PAGE]
+        right = {_titled(one): one.right for one in worst}
+        write_page(
+            page,
+            collection,
+            [(_titled(one), one.hits) for one in worst],
+            right=lambda title, file: file in right[title],
+        )
     if as_json:
         print_json(report.as_dict())
         return
@@ -147,3 +176,21 @@ def mine(
         say(f"not among the first ten: {query!r} (first came {first})")
     for line in report.table().splitlines():
         print_line(line)
+
+
+def _titled(failure: "Failure") -> str:
+    place = f"place {failure.rank}" if failure.rank else "beyond place 100"
+    names = ", ".join(display(path.name) for path in failure.right)
+    return f"{failure.query} ({failure.failing}; {names}: {place})"
+
+
+def _draw(report: "MineReport", folder: Path) -> None:
+    from perception_search.decode import MediaReader
+    from perception_search.evaluate.plots import draw_curves, draw_failures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report.as_dict(), indent=1) + "\n")
+    written = draw_curves(report.curves, folder)
+    with MediaReader() as reader:
+        written += draw_failures(report.failures, folder, reader.thumbnail)
+    say(f"Wrote report.json, {', '.join(file.name for file in written)} in {display(folder)}.")
