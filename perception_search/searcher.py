@@ -31,14 +31,14 @@ class Searcher:
     Args:
         folder: the collection.
         devices: names, as encoders take them; many queries at once are scored on the first.
-        encode_text: gives unit embeddings of texts, for what tells relevance.
+        encode_text: gives unit embeddings of texts; without it relevance cannot be asked for.
     """
 
     def __init__(
         self,
         folder: Path,
         devices: str,
-        encode_text: Callable[[Sequence[str]], NDArray[np.float32]],
+        encode_text: Callable[[Sequence[str]], NDArray[np.float32]] | None = None,
     ) -> None:
         self._folder = folder
         self._index = CurrentIndex(folder)
@@ -105,6 +105,8 @@ class Searcher:
         self, snapshot: Snapshot, on_progress: relevance.OnProgress | None = None
     ) -> Judge | None:
         """What tells how relevant hits are; see `relevance.judge`."""
+        if self._encode_text is None:
+            raise ValueError("relevance is told by texts; give what embeds them")
         if self._judge is None or self._judge.version != snapshot.version:
             self._judge = relevance.judge(
                 self._folder / CACHE, snapshot, self._encode_text, on_progress

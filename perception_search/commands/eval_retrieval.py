@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from perception_search.commands.common import AsJson, Device, Dtype, Weights
-from perception_search.commands.eval_classes import Resize, open_or_create
+from perception_search.commands.eval_classes import Resize, named, open_or_create
 from perception_search.commands.evaluate import (
     AllowMissing,
     Explain,
@@ -186,7 +186,7 @@ def _collection(work: Path, options: Mapping[str, Any], num_frames: int) -> "Col
     from perception_search.errors import QueryError
 
     collection = open_or_create(
-        _named(work, options["resize"]),
+        named(work, options["resize"]),
         {name: options[name] for name in ("model", "weights", "device", "dtype")},
         resize=options["resize"],
         frames_per_second=1.0,  # what a search finds of a video is found on the time grid
@@ -208,12 +208,7 @@ def _beside(work: Path, collection: "Collection") -> dict[str, "Collection"]:
 
     ways: tuple[Literal["squash", "centre-crop"] | None, ...] = (None, "squash", "centre-crop")
     return {
-        (way or "the model's own").replace("-", " "): Collection.open(_named(work, way))
+        (way or "the model's own").replace("-", " "): Collection.open(named(work, way))
         for way in ways
-        if _named(work, way).absolute() != collection.path and _named(work, way).exists()
+        if named(work, way).absolute() != collection.path and named(work, way).exists()
     }
-
-
-def _named(work: Path, resize: str | None) -> Path:
-    """Where media made ready so are kept."""
-    return work.with_name(f"{work.stem}-{resize}{work.suffix}") if resize else work

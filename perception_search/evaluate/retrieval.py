@@ -396,11 +396,13 @@ def score(
     scores = texts @ media.T
     rights = [zero_shot.right_media(captions.texts, owner, rule) for rule in zero_shot.RULES]
     others = [zero_shot.right_captions(right, len(media)) for right in rights]
+    scalings = _SCORES.values()
+    of_texts = [zero_shot.ranks(scores, *rights, reweight=scale) for scale in scalings]
+    scores = zero_shot.transposed(scores)
+    of_media = [zero_shot.ranks(scores, *others, reweight=scale) for scale in scalings]
     figures, intervals = {}, {}
-    for said, reweight in _SCORES.items():
-        of_texts = zero_shot.ranks(scores, *rights, reweight=reweight)
-        of_media = zero_shot.ranks(scores.T, *others, reweight=reweight)
-        for rule, asked, answered in zip(zero_shot.RULES, of_texts, of_media, strict=True):
+    for said, by_rule, back_by_rule in zip(_SCORES, of_texts, of_media, strict=True):
+        for rule, asked, answered in zip(zero_shot.RULES, by_rule, back_by_rule, strict=True):
             figures[f"{said}, {rule}"] = zero_shot.recalls(asked, answered, kind=kind)
             if f"{said}, {rule}" == HEADLINE:
                 groups = [captions.names[one] for one in captions.owner]
