@@ -410,13 +410,13 @@ def test_videos_with_frames_counted_by_their_length_are_refused(tmp_path):
 
 def test_the_command(run, tmp_path):
     folder = data.folder("coco345")
-    some = json.loads((folder / "captions.json").read_text())[:30]
+    some = json.loads((folder / "captions.json").read_text())[:12]
     annotations = saved(tmp_path / "captions.json", some)
     command = ["eval", "captions", "--root", folder / "images", "--annotations", annotations]
-    command += ["--work", tmp_path / "c.ps", "--model", "starter", "--dataset", "thirty"]
+    command += ["--work", tmp_path / "c.ps", "--model", "starter", "--dataset", "twelve"]
     code, out, _ = run(*command, "--explain-protocol", "--out", tmp_path / "result.json")
     assert code == 0
-    assert out.startswith("thirty, starter: 150 captions of 30 images; 30 embedded in")
+    assert out.startswith("twelve, starter: 60 captions of 12 images; 12 embedded in")
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["metrics"]["image_retrieval_recall@5"] > 0.6
     code, out, _ = run(*command, "--json", "--index", "Flat")
