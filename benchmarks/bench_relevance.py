@@ -1,6 +1,6 @@
 """How well a cut-off tells queries that have an answer from those that have none.
 
-    python benchmarks/bench_relevance.py --work coco345.ps
+    PERCEPTION_SEARCH_DATA=... python benchmarks/bench_relevance.py --work coco345.ps
 
 Captions of COCO photographs (`coco345` in PERCEPTION_SEARCH_DATA) are asked twice: as things are,
 and with their right pictures taken out. Right are first a caption's own picture alone, then also
@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from processes import machine
 
 from perception_search import Collection, relevance
 from perception_search.evaluate.captions import find_media, load_captions
@@ -153,7 +154,7 @@ def measured(collection, folder):
     scores = scores_by_name(texts @ media.T, judge.bank @ media.T)
     usual = f"QB-Norm {relevance.SHARPNESS:g}"
     shown = ("cosine", "cosine, in deviations", usual, f"{usual}, in deviations")
-    figures = {"model": collection.identity.model, "num_captions": len(texts)}
+    figures = {"machine": machine(), "model": collection.identity.model, "num_captions": len(texts)}
     for name, some in taken_out.items():
         present, absent = best(scores["cosine"], some)
         figures[name] = {

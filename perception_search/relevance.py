@@ -12,8 +12,8 @@ row. So two things are taken away:
 What z is worth is told by the bank's own captions, each a query that nobody wrote for this
 collection: the relevance of a hit is the share of them whose best row has a lower z. Who keeps hits
 of a relevance of 1 - r or more lets a share r of everyday captions find something. On COCO
-photographs, with the starter, just as many captions found something whose own picture had been
-taken out.
+photographs, with the starter, about as many captions found something whose own picture had been
+taken out: 3 % at r = 0.05, 23 % at 0.2.
 
 Chosen by cross-validation over those photographs (`benchmarks/bench_relevance.py` prints all): of
 raw cosines, z of cosines, QB-Norm with several betas and z of those, the last in every fold, and

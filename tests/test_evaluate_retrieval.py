@@ -519,7 +519,7 @@ def test_coco345_from_files_to_figures(run, tmp_path):
     own = figures["own picture"]
     shared = figures["every picture with a word in common"]
     ours = f"QB-Norm {relevance.SHARPNESS:g}, in deviations"
-    assert own["at_rate"]["0.2"]["false_accepts"] == pytest.approx(0.2, abs=0.03)
+    assert own["at_rate"]["0.2"]["false_accepts"] == pytest.approx(0.225, abs=0.03)
     assert shared["equal_error"]["cosine"] == pytest.approx(0.341, abs=0.02)
     assert shared["equal_error"][ours] == pytest.approx(0.274, abs=0.02)
     assert all(choice.endswith("in deviations") for choice in shared["cross_validated"]["chosen"])
