@@ -308,6 +308,8 @@ def test_a_list_of_names_says_what_counts(tmp_path):
     names = saved(tmp_path / "test.json", ["b_2"])
     assert load_captions(file, str(names)).texts == ("two",)
     names = saved(tmp_path / "other.txt", "a_1\nz_9\n")
+    with pytest.raises(QueryError, match=r"nowhere\.txt is not there; name a part, or a file"):
+        load_captions(file, str(tmp_path / "nowhere.txt"))
     with pytest.raises(QueryError, match=r"1 of 2 names in .* have captions; missing are z_9"):
         load_captions(file, str(names))
 

@@ -84,6 +84,8 @@ def load_captions(file: Path, split: str = "test", *, joined_by: str | None = No
     Raises:
         QueryError: it cannot be read, has none of the layouts, or lacks media of the split.
     """
+    if Path(split).suffix and not Path(split).is_file():
+        raise QueryError(f"{display(split)} is not there; name a part, or a file of names")
     text = _read(file)
     listed = _listed(Path(split)) if Path(split).is_file() else None
     part = None if listed is not None else split
