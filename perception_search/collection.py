@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from perception_search.encoder.tokenizer import LongTexts
     from perception_search.query import Picture
+    from perception_search.relevance import OnProgress
 
 _CACHE = "cache/text.sqlite"
 
@@ -70,7 +71,9 @@ class Collection:
         self.path = path
         self._encoder = encoder
         self._snapshot = Snapshot.open(path)
-        self._searcher = Searcher(path, encoder.device)
+        self._searcher = Searcher(
+            path, encoder.device, lambda new: self.encoder_for("text").encode_text(new)
+        )
 
     # Making and opening
 
@@ -385,6 +388,8 @@ class Collection:
         k: int = 10,
         where: str | None = None,
         min_score: float | None = None,
+        relevant: float | None = None,
+        normalised: bool = False,
         whole: bool = False,
         moments: bool = False,
     ) -> Hits:
@@ -399,6 +404,11 @@ class Collection:
             k: items wanted; with `moments`, moments.
             where: a filter over the item columns: `kind = 'video' AND duration_seconds < 60`.
             min_score: leave out what scores below this.
+            relevant: leave out what is not relevant, so that nothing may be found: the share, 0.2
+                say, of everyday captions that would find something here; 1 leaves out none. Hits
+                have their `relevance` then; see `perception_search.relevance`.
+            normalised: rank by the score less what everyday captions get, among the 20 k (200 at
+                least) best: what re-weighting by other queries is to a benchmark.
             whole: rank videos as wholes, by PE's own protocol, instead of by their best segment.
             moments: rank the moments of videos instead of items: a video is found as often as it
                 shows what is asked for, each time with its own times and score.
@@ -415,9 +425,8 @@ class Collection:
         words = [*([query] if query is not None else []), *texts]
         parts = [*encode.texts(words), *encode.images(images), *encode.videos(videos)]
         target = Target(mix(parts), encode.texts(minus))
-        [hits] = self._ranked(
-            [target], k=k, condition=where, min_score=min_score, whole=whole, moments=moments
-        )
+        how = {"min_score": min_score, "relevant": relevant, "normalised": normalised}
+        [hits] = self._ranked([target], k=k, condition=where, whole=whole, moments=moments, **how)
         return hits
 
     def search_many(
@@ -431,6 +440,8 @@ class Collection:
         k: int = 10,
         where: str | None = None,
         min_score: float | None = None,
+        relevant: float | None = None,
+        normalised: bool = False,
         whole: bool = False,
         moments: bool = False,
     ) -> list[Hits]:
@@ -445,9 +456,12 @@ class Collection:
         parts = [*encode.texts(texts), *encode.images(images), *encode.videos(videos)]
         taken_away = encode.texts(minus)
         targets = [Target(mix([words, *parts]), taken_away) for words in encode.texts(queries)]
-        return self._ranked(
-            targets, k=k, condition=where, min_score=min_score, whole=whole, moments=moments
-        )
+        how = {"min_score": min_score, "relevant": relevant, "normalised": normalised}
+        return self._ranked(targets, k=k, condition=where, whole=whole, moments=moments, **how)
+
+    def prepare_relevance(self, on_progress: "OnProgress | None" = None) -> None:
+        """Measure now what `relevant` and `normalised` need, not at the first such search."""
+        self._searcher.judge(self.snapshot, on_progress)
 
     def similar(
         self,

@@ -23,6 +23,8 @@ class Hit:
         end_seconds: the first instant after it.
         best_seconds: when the frame is shown that is most like the query.
         caption: what the item shows in words, where the collection has captions.
+        relevance: where it was asked for, the share of everyday captions that find nothing as good
+            here for themselves, 0 to 1; see `perception_search.relevance`.
         rerank_score: a second opinion on the score, where one was asked for.
     """
 
@@ -35,6 +37,7 @@ class Hit:
     best_seconds: float | None = None
     caption: str | None = None
     rerank_score: float | None = None
+    relevance: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, ready for JSON; a name that is no text keeps its surrogates."""

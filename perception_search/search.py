@@ -75,6 +75,7 @@ def search_many(
     whole: bool = False,
     moments: bool = False,
     exclude: str | None = None,
+    scan_if_fewer: int | None = None,
 ) -> list[Hits]:
     """For each target the best `k` items or moments, best first; equal scores by row id.
 
@@ -92,6 +93,7 @@ def search_many(
             whose segments score best; of those found there, the 8 k (100 at least) with the best
             frames are compared by their own scores.
         exclude: content hash of an item to leave out.
+        scan_if_fewer: the index is not asked for so few rows; None for 20,000.
 
     Raises:
         ValueError: `k` is below 1, or both `whole` and `moments` are asked for.
@@ -111,7 +113,8 @@ def search_many(
     eligible = _eligible(snapshot, condition, scopes, exclude)
     scorers = [Scorer(snapshot, target) for target in targets]
     found: Iterable[Found]
-    if index is not None and not whole and _is_for_index(index, eligible):
+    fewest = SCAN_IF_FEWER_ROWS if scan_if_fewer is None else scan_if_fewer
+    if index is not None and not whole and not index.damaged and len(eligible) > fewest:
         found = _by_index(snapshot, index, scorers, eligible, wanted)
     elif shortlister is not None:
         found = _by_shortlist(snapshot, shortlister, scorers, eligible, wanted)
@@ -149,11 +152,6 @@ def _eligible(
 def eligible_rows(snapshot: Snapshot, condition: str | None) -> NDArray[np.int64]:
     """Positions of the rows that a search with this filter ranks: pictures and segments."""
     return _eligible(snapshot, condition, tables.SEARCHED, None)
-
-
-def _is_for_index(index: "Index", eligible: NDArray[np.int64]) -> bool:
-    """Whether an index is worth asking: fewer rows are scanned as fast, and exactly."""
-    return len(eligible) > SCAN_IF_FEWER_ROWS and not index.damaged
 
 
 def _by_index(

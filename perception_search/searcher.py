@@ -2,19 +2,27 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_search import relevance
 from perception_search import search as searching
 from perception_search.current_index import CurrentIndex
 from perception_search.errors import PerceptionSearchWarning
 from perception_search.hits import Hits
+from perception_search.relevance import Judge
 from perception_search.scoring import Target
 from perception_search.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from perception_search.shortlist import Shortlister
+
+CACHE = "cache"
+"""The folder in a collection for what may be deleted at any time."""
 
 
 class Searcher:
@@ -23,27 +31,87 @@ class Searcher:
     Args:
         folder: the collection.
         devices: names, as encoders take them; many queries at once are scored on the first.
+        encode_text: gives unit embeddings of texts; without it relevance cannot be asked for.
     """
 
-    def __init__(self, folder: Path, devices: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        devices: str,
+        encode_text: Callable[[Sequence[str]], NDArray[np.float32]] | None = None,
+    ) -> None:
+        self._folder = folder
         self._index = CurrentIndex(folder)
         self._devices = devices
+        self._encode_text = encode_text
+        self._judge: Judge | None = None
         self._shortlister: Shortlister | None = None
         self._version = -1
 
-    def search(self, snapshot: Snapshot, targets: Sequence[Target], **how: Any) -> list[Hits]:
+    def search(
+        self,
+        snapshot: Snapshot,
+        targets: Sequence[Target],
+        *,
+        k: int,
+        use_index: bool | None = None,
+        relevant: float | None = None,
+        normalised: bool = False,
+        **how: Any,
+    ) -> list[Hits]:
         """`search.search_many` with the collection's index, or else by a shortlister.
 
         For one target on a CPU neither is needed: importing torch can take longer than scanning.
+
+        Args:
+            snapshot: what to search.
+            targets: what to look for.
+            k: hits wanted of each.
+            use_index: False for no index, True for the index however few rows there are.
+            relevant: leave out hits that are not relevant, at this rate; see `relevance`.
+            normalised: rank by cosine less what everyday captions get, among the best by cosine.
+            how: see `search.search_many`.
+
+        Raises:
+            ValueError: `relevant` is no share.
         """
+        if relevant is not None and not 0 < relevant <= 1:
+            raise ValueError(f"relevant={relevant:g}; it must be above 0 and at most 1")
+        depth = max(relevance.NORMALISED_DEPTH, 20 * k) if normalised else k
         if snapshot.version != self._version:
             self._shortlister = None
             self._version = snapshot.version
-        index = self._index.opened(snapshot.rows)
+        index = self._index.opened(snapshot.rows) if use_index is not False else None
+        if use_index:
+            how = {**how, "scan_if_fewer": 0}
         shortlister = None
         if len(targets) > 1 or (index is None and self._has_gpu()):
             shortlister = self._shortlister = self._shortlister or self._made(snapshot)
-        return searching.search_many(snapshot, targets, index=index, shortlister=shortlister, **how)
+        many = searching.search_many(
+            snapshot, targets, k=depth, index=index, shortlister=shortlister, **how
+        )
+        judge = None
+        if relevant is not None or normalised:
+            judge = self.judge(snapshot)
+        if judge is None:
+            return many
+        rate = 1.0 if relevant is None else relevant
+        return [
+            judge.chosen(target.embedding, hits, k, rate, by_n=normalised)
+            for target, hits in zip(targets, many, strict=True)
+        ]
+
+    def judge(
+        self, snapshot: Snapshot, on_progress: relevance.OnProgress | None = None
+    ) -> Judge | None:
+        """What tells how relevant hits are; see `relevance.judge`."""
+        if self._encode_text is None:
+            raise ValueError("relevance is told by texts; give what embeds them")
+        if self._judge is None or self._judge.version != snapshot.version:
+            self._judge = relevance.judge(
+                self._folder / CACHE, snapshot, self._encode_text, on_progress
+            )
+        return self._judge
 
     def _has_gpu(self) -> bool:
         """Whether torch computes on a GPU here; False also where it has not been needed yet."""

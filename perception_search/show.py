@@ -75,8 +75,9 @@ def write_page(
     results: "Sequence[tuple[str, Sequence[Hit]]]",
     *,
     strips: bool = False,
+    right: Callable[[str, Path], bool] | None = None,
 ) -> None:
-    """Queries and hits as an HTML file with pictures; with strips of frames where wanted."""
+    """Queries and hits as an HTML file with pictures; see `page.render` for the options."""
     from perception_search.decode import MediaReader
     from perception_search.page import render
 
@@ -89,6 +90,7 @@ def write_page(
             notice=collection.notice,
             thumbnail=reader.thumbnail,
             strips=strips,
+            right=right,
         )
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
     say(f"Wrote {display(path)}.")

@@ -12,14 +12,17 @@ from perception_search.commands.common import (
     AsJson,
     Device,
     Dtype,
+    FalseAlarms,
     FilesOnly,
     Folder,
     Images,
     LongTexts,
     MinScore,
     Minus,
+    Normalised,
     NumHits,
     Projection,
+    Relevant,
     Videos,
     Weights,
     Where,
@@ -43,6 +46,7 @@ from perception_search.show import (
     print_json,
     print_line,
     say,
+    steps,
     write_page,
 )
 
@@ -62,6 +66,9 @@ def search(
     k: NumHits = 10,
     where: Where = None,
     min_score: MinScore = None,
+    relevant: Relevant = False,
+    false_alarms: FalseAlarms = None,
+    normalised: Normalised = False,
     whole: Annotated[
         bool, typer.Option("--whole", help="Rank videos as wholes, not by their best segment.")
     ] = False,
@@ -92,8 +99,17 @@ def search(
     perception-search search photos.ps "the moment the dog jumps" --moments
     perception-search search photos.ps --text "at night" --image ./beach.jpg --minus "people"
     perception-search search photos.ps "two people shaking hands" --rerank 50 --rerank-budget 10s
+    perception-search search photos.ps "a giraffe in a swimming pool" --relevant
     perception-search search photos.ps - < queries.txt
+
+    With --relevant nothing may be found. --false-alarms says how strict that is, and with 1 every
+    hit is kept and has its relevance, 0 to 1, in --json.
     """
+    from perception_search.relevance import USUAL_RATE
+
+    rate = USUAL_RATE if relevant and false_alarms is None else false_alarms
+    if rate is not None and not 0 < rate <= 1:
+        raise typer.BadParameter(f"--false-alarms is {rate:g}; above 0, and at most 1.")
     parts, shown = asked_for(query, text, image, video, minus)
     if rerank is not None and query is None:
         raise typer.BadParameter("--rerank judges by words; give the query in words.")
@@ -121,9 +137,14 @@ def search(
         "k": max(k, rerank or 0),
         "where": where,
         "min_score": min_score,
+        "relevant": rate,
+        "normalised": normalised,
         "whole": whole,
         "moments": moments,
     }
+    if rate is not None or normalised:
+        with steps() as show:
+            collection.prepare_relevance(show)
     results = []
     if query == "-":
         for queries in _queries():

@@ -49,6 +49,22 @@ Where = Annotated[
 ]
 NumHits = Annotated[int, typer.Option("-k", min=1, help="How many items to find.")]
 MinScore = Annotated[float | None, typer.Option(help="Leave out items that score below this.")]
+Relevant = Annotated[
+    bool,
+    typer.Option(
+        "--relevant", help="Leave out what is no better than what everyday captions find here."
+    ),
+]
+FalseAlarms = Annotated[
+    float | None,
+    typer.Option(
+        help="The share of everyday captions that may find something, for --relevant; usually 0.2."
+    ),
+]
+Normalised = Annotated[
+    bool,
+    typer.Option("--normalised", help="Rank by the score less what everyday captions get."),
+]
 Words = Annotated[
     list[str], typer.Option("--text", help="More words, with a weight if you like: 2:at night.")
 ]

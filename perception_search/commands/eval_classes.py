@@ -94,12 +94,12 @@ def run_classification(
         class_set.check()
     rate = 1.0 if explain else _FRAMES_PER_SECOND
     collection = open_or_create(
-        _named(work, resize, border), how, resize=resize, border=border, frames_per_second=rate
+        named(work, resize, border), how, resize=resize, border=border, frames_per_second=rate
     )
     beside = {}
     for other in (None, "squash", "centre-crop"):
         for cut in sorted({0, border}):
-            there = _named(work, other, cut)
+            there = named(work, other, cut)
             if there.absolute() != collection.path and there.exists():
                 said = ready(other or "the model's own", cut).replace("-", " ")
                 beside[said] = Collection.open(there)
@@ -175,7 +175,7 @@ def open_or_create(
     return collection
 
 
-def _named(work: Path, resize: str | None, border: int) -> Path:
+def named(work: Path, resize: str | None, border: int = 0) -> Path:
     """Where pictures made ready so are kept."""
     stem = work.stem + f"-{resize}" * bool(resize) + f"-border-{border}" * bool(border)
     return work.with_name(stem + work.suffix)

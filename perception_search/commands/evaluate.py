@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,13 @@ from perception_search.commands.common import (
     app,
     open_collection,
 )
-from perception_search.show import print_json, print_line, progress, say, steps
+from perception_search.media import display
+from perception_search.show import print_json, print_line, progress, say, steps, write_page
+
+if TYPE_CHECKING:
+    from perception_search.evaluate.mine import Failure, MineReport
+
+_MOST_ON_PAGE = 50
 
 evaluate = typer.Typer(
     no_args_is_help=True,
@@ -109,11 +115,6 @@ def moments(
 
 
 Root = Annotated[Path, typer.Option(help="The folder of the pictures or videos.")]
-CaptionFile = Annotated[Path, typer.Option(help="The captions, as the data set publishes them.")]
-Work = Annotated[
-    Path,
-    typer.Option(help="Where the embeddings are kept, a collection: a stopped run goes on there."),
-]
 AllowMissing = Annotated[
     bool,
     typer.Option("--allow-missing", help="Leave out files that are not there, and count them."),
@@ -126,82 +127,48 @@ Model = Annotated[str, typer.Option(help="As for `create`.")]
 
 
 @evaluate.command()
-def coco(
-    root: Root,
-    annotations: CaptionFile,
-    work: Work = Path("coco.ps"),
-    dataset: Annotated[
-        str, typer.Option(help="coco is Karpathy's test split; coco-val2017; or a name of yours.")
-    ] = "coco",
-    model: Model = "auto",
-    allow_missing: AllowMissing = False,
-    explain_protocol: Explain = False,
-    out: Out = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Pictures by their captions and captions by their pictures, by PE's protocol.
-
-    \b
-    perception-search eval coco --root val2014 --annotations dataset_coco.json \\
-        --model PE-Core-L14-336
-    perception-search eval coco --root val2017 --annotations captions_val2017.json \\
-        --dataset coco-val2017
-
-    The published figure stands beside only where it is the same set: Karpathy's 5,000 pictures of
-    val2014 with 25,010 captions. COCO's own layout, Karpathy's, and lists of files are read.
-    """
-    _retrieval(locals())
-
-
-@evaluate.command()
-def msrvtt(
-    root: Root,
-    annotations: CaptionFile,
-    work: Work = Path("msrvtt.ps"),
-    dataset: Annotated[str, typer.Option(help="msrvtt, or a name of yours.")] = "msrvtt",
-    model: Model = "auto",
-    allow_missing: AllowMissing = False,
-    explain_protocol: Explain = False,
-    out: Out = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Videos by their captions and captions by their videos, by PE's protocol: eight frames each.
-
-    \b
-    perception-search eval msrvtt --root videos --annotations MSRVTT_JSFUSION_test.csv
-
-    A CSV, by comma or semicolon, with the columns video_id and sentence.
-    """
-    _retrieval(locals())
-
-
-@evaluate.command()
 def mine(
     path: Folder,
     queries: Annotated[Path, typer.Argument(help="A CSV with the columns query and path.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A folder for report.json, curves and failures, as PNG and SVG."),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Also write the worst queries with pictures, as HTML.")
+    ] = None,
     weights: Weights = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """How well your own queries find your own right answers, exactly and by the index.
+    """How well your own queries find your own right answers: exactly, by the index, normalised.
 
     \b
-    perception-search eval mine photos.ps queries.csv
+    perception-search eval mine photos.ps queries.csv --out results --page worst.html
 
     A line a right answer: `a dog on the beach,2019/beach.jpg`. The end of a path is enough.
     """
     from perception_search.evaluate.mine import evaluate_mine, read_queries
+    from perception_search.evaluate.plots import check_plots
 
+    if out is not None:
+        check_plots()  # before anything is computed
     asked = read_queries(queries)
     collection = open_collection(path, weights=weights, device=device, dtype=dtype)
-    report = evaluate_mine(collection, asked)
+    with steps() as show:
+        report = evaluate_mine(collection, asked, on_progress=show)
+    if out is not None:
+        _draw(report, out)
+    if page is not None:
+        worst = report.failures[:_MOST_ON_PAGE]
+        right = {_titled(one): one.right for one in worst}
+        write_page(
+            page,
+            collection,
+            [(_titled(one), one.hits) for one in worst],
+            right=lambda title, file: file in right[title],
+        )
     if as_json:
         print_json(report.as_dict())
         return
@@ -211,37 +178,19 @@ def mine(
         print_line(line)
 
 
-def _retrieval(options: dict[str, Any]) -> None:
-    from perception_search.evaluate.captions import load_captions
-    from perception_search.evaluate.retrieval import evaluate_retrieval
+def _titled(failure: "Failure") -> str:
+    place = f"place {failure.rank}" if failure.rank else "beyond place 100"
+    names = ", ".join(display(path.name) for path in failure.right)
+    return f"{failure.query} ({failure.failing}; {names}: {place})"
 
-    captions = load_captions(options["annotations"])
-    loading = {name: options[name] for name in ("weights", "device", "dtype")}
-    if options["work"].exists():
-        collection = open_collection(options["work"], **loading)
-    else:
-        from perception_search.collection import Collection
 
-        collection = Collection.create(options["work"], model=options["model"], **loading)
-        if collection.notice:
-            say(collection.notice)
-    with progress() as show:
-        report = evaluate_retrieval(
-            collection,
-            captions,
-            options["root"],
-            dataset=options["dataset"],
-            allow_missing=options["allow_missing"],
-            on_progress=show,
-        )
-    for path, reason in report.unreadable.items():
-        say(f"left out: {path}: {reason}")
-    if report.num_missing:
-        say(f"left out: {report.num_missing} files that are not there")
-    if options["out"] is not None:
-        options["out"].write_text(json.dumps(report.as_dict(), indent=1) + "\n")
-    if options["as_json"]:
-        print_json(report.as_dict())
-    else:
-        for line in report.table(explain=options["explain_protocol"]).splitlines():
-            print_line(line)
+def _draw(report: "MineReport", folder: Path) -> None:
+    from perception_search.decode import MediaReader
+    from perception_search.evaluate.plots import draw_curves, draw_failures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report.as_dict(), indent=1) + "\n")
+    written = draw_curves(report.curves, folder)
+    with MediaReader() as reader:
+        written += draw_failures(report.failures, folder, reader.thumbnail)
+    say(f"Wrote report.json, {', '.join(file.name for file in written)} in {display(folder)}.")

@@ -1,43 +1,34 @@
 """Retrieval of pictures and videos by their captions: PE's protocol, and what a search finds.
 
-Media are taken into a collection exactly as the reference reads them: no turning by EXIF, no JPEG
-decoded at reduced size, whole videos by eight frames `int(i * (N - 1) / 7)`. Scored are unit
-embeddings of pictures, and of videos the mean of unit frames, which is not of unit length. The
-published figures are re-weighted over all captions; a search of one query cannot be, so what it
-finds stands in a column of its own.
+Scored are unit embeddings of pictures, and of videos the mean of unit frames, which is not of unit
+length. The published figures are re-weighted over all captions; a search of one query cannot be,
+so what it finds stands in columns of its own.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_search import ingest as ingesting
-from perception_search import media as media_files
-from perception_search import tables, zero_shot
+from perception_search import zero_shot
 from perception_search.collection import Collection
 from perception_search.errors import QueryError
-from perception_search.evaluate.captions import Captions, find_media
-from perception_search.media import absolute, display
+from perception_search.evaluate.caption_sets import CAPTION_SETS
+from perception_search.evaluate.captions import VIDEO_SUFFIXES, Captions, find_media
+from perception_search.evaluate.embeddings import TakenIn, grid_means, take_in, whole_rows
+from perception_search.evaluate.ways import ask_in_every_way, items_of
+from perception_search.media import display
 from perception_search.metrics import bootstrap_interval
-from perception_search.published import MODEL_CARDS
-from perception_search.survey import Options
-from perception_search.writer import Writer
+from perception_search.published import published
 
-if TYPE_CHECKING:
-    from perception_search.snapshot import Snapshot
-
-Kind = Literal["image", "video"]
-BENCHMARKS = {"coco": "COCO T2I", "msrvtt": "VTT T2V"}
-"""The column of the model cards for each data set."""
-SIZES = {"coco": (5000, 25_010), "coco-val2017": (5000, 25_014), "msrvtt": (1000, 1000)}
-"""Media and captions of the whole data set: only then a published figure stands beside."""
 HEADLINE = "re-weighted, own"
+"""The way of scoring that figures were published by."""
 _SCORES: Mapping[str, float | None] = {"re-weighted": 1.0, "plain": None}
+_SHOWN = (HEADLINE, "plain, own")
 _MOST_NAMED = 5
 
 
@@ -46,33 +37,47 @@ class RetrievalReport:
     """Figures of one evaluation; shares are fractions of 1.
 
     Attributes:
-        dataset: `coco`, `coco-val2017`, `msrvtt`, or another name.
+        dataset: `coco`, `msrvtt`, ..., or another name.
         model: what embedded.
         kind: `image` or `video`.
+        preprocessing: how pixels were made, and which frames were taken, one line.
         num_media: media compared.
         num_captions: captions asked.
         num_missing: media of the annotations that were not there, and were left out.
         unreadable: media that could not be read, with the reason; they were left out.
-        figures: by way of scoring, by CLIP_benchmark's names. `search` is what the collection's
-            own search finds for each caption, by raw cosine, `own` captions.
-        intervals: 95 % bootstrap intervals of the headline's recall@1; captions of one picture
-            are drawn together.
-        index: what `search` was answered by.
-        published: recall@1 of the model card in percent, where this is the same set.
-        seconds: of scoring, embedding not counted.
+        figures: by way of scoring, by CLIP_benchmark's names: re-weighted or plain, captions that
+            read the same with their `own` media or `shared` ones; with other embeddings' name
+            before it where they were scored too.
+        searched: by way of answering, captions looking for media: what the collection's own search
+            finds for each, by raw cosine or `normalised`, `own` media.
+        intervals: 95 % bootstrap intervals of the headline's recalls@1; captions of one medium are
+            drawn together.
+        index: what `indexed` was answered by; None where there is no index.
+        published: recall@1 of texts that look for media in percent, where this is the same set.
+        published_of_media: the same of media that look for texts.
+        remarks: what a reader should know of the figures.
+        num_embedded: media embedded by this run; others were in the collection.
+        embedding_seconds: that took.
+        seconds: of scoring.
     """
 
     dataset: str
     model: str
-    kind: Kind
+    kind: zero_shot.Kind
+    preprocessing: str
     num_media: int
     num_captions: int
     num_missing: int
     unreadable: Mapping[str, str]
     figures: Mapping[str, Mapping[str, float]]
+    searched: Mapping[str, Mapping[str, float]]
     intervals: Mapping[str, tuple[float, float]]
-    index: str
+    index: str | None
     published: float | None
+    published_of_media: float | None
+    remarks: tuple[str, ...]
+    num_embedded: int
+    embedding_seconds: float
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,57 +94,86 @@ class RetrievalReport:
         }
 
     def table(self, *, explain: bool = False) -> str:
-        """A Markdown table, shares in %.
+        """Markdown, shares in %.
 
         Args:
-            explain: every way of scoring, not the headline, the plain products and the search.
+            explain: after the usual table one with every way of scoring.
         """
-        ways = [way for way in self.figures if explain or way in (HEADLINE, "plain, own", "search")]
         lines = [
             f"{self.dataset}, {self.model}: {self.num_captions} captions of {self.num_media} "
-            f"{self.kind}s; scored in {self.seconds:.1f} s",
+            f"{self.kind}s; {self._speed()}",
+            f"{self.preprocessing}",
             "",
-            "| | " + " | ".join([*ways, "published", "difference"]) + " |",
-            "|---" * (len(ways) + 3) + "|",
+            *self._compared(),
+            "",
+            f"`search`: the collection's own; {self._searched_by()}",
+            "By cosine; normalised by cosine less what everyday captions get, for one query alone.",
+            *self.remarks,
         ]
-        for measure in self.figures[HEADLINE]:
-            values = [self.figures[way].get(measure) for way in ways]
-            cells = ["-" if value is None else f"{100 * value:.1f}" for value in values]
-            is_published = measure == f"{self.kind}_retrieval_recall@1" and self.published
-            if is_published:
-                difference = 100 * self.figures[HEADLINE][measure] - (self.published or 0)
-                cells += [f"{self.published}", f"{difference:+.1f}"]
-            else:
-                cells += ["", ""]
-            lines.append(f"| {measure} | " + " | ".join(cells) + " |")
-        for measure, (low, high) in self.intervals.items():
-            lines.append(f"\n{measure}, 95 % interval: {100 * low:.1f} to {100 * high:.1f}")
-        lines.append(f"\n`search`: the collection's own, {self.index}, by cosine.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._explained()] if explain else lines)
+
+    def _compared(self) -> Iterator[str]:
+        found = {f"search, {way}": some for way, some in self.searched.items()}
+        ways = {way: self.figures[way] for way in _SHOWN} | found
+        yield "| | " + " | ".join([*ways, "95 % interval", "published", "difference"]) + " |"
+        yield "|---" * (len(ways) + 4) + "|"
+        given = {
+            f"{self.kind}_retrieval_recall@1": self.published,
+            "text_retrieval_recall@1": self.published_of_media,
+        }
+        for measure, ours in self.figures[HEADLINE].items():
+            cells = [_percent(figures.get(measure)) for figures in ways.values()]
+            low, high = self.intervals.get(measure, (None, None))
+            cells.append("" if low is None else f"{_percent(low)} to {_percent(high)}")
+            theirs = given.get(measure)
+            cells += ["", ""] if theirs is None else [f"{theirs}", f"{100 * ours - theirs:+.1f}"]
+            yield f"| {measure} | " + " | ".join(cells) + " |"
+
+    def _explained(self) -> Iterator[str]:
+        measures = list(self.figures[HEADLINE])
+        yield ""
+        yield "| scored | " + " | ".join(measures) + " |"
+        yield "|---" * (len(measures) + 1) + "|"
+        for way, figures in self.figures.items():
+            yield f"| {way} | " + " | ".join(_percent(figures[one]) for one in measures) + " |"
+        yield ""
+        yield "Re-weighted: by a softmax over all queries, as published. Plain: products alone."
+        yield "Own: a caption's own medium alone is right, as published. Shared: that of every one"
+        yield "that reads the same, as PE's evaluator has counted since December 2025."
+
+    def _searched_by(self) -> str:
+        if self.kind == "video":
+            asked = (
+                "`whole` by a video's frames spread over all of it, the others by its best stretch"
+            )
+        else:
+            asked = "every picture compared"
+        return f"{asked}; indexed by {self.index}." if self.index else f"{asked}; no index."
+
+    def _speed(self) -> str:
+        scored = f"scored in {self.seconds:.1f} s"
+        if not self.num_embedded:
+            return f"none embedded anew, {scored}"
+        rate = self.num_embedded / max(self.embedding_seconds, 1e-9)
+        return (
+            f"{self.num_embedded} embedded in {self.embedding_seconds:.1f} s, {rate:.1f} a second, "
+            f"{scored}"
+        )
 
 
-def evaluate_retrieval(
-    collection: Collection,
-    captions: Captions,
-    folder: Path,
-    *,
-    dataset: str,
-    allow_missing: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> RetrievalReport:
-    """Take the media into the collection, as far as they are not there, and score.
+def find_all(captions: Captions, folder: Path, *, allow_missing: bool) -> dict[str, Path]:
+    """Where each medium lies that has captions.
 
     Args:
-        collection: holds these media and no others; a stopped run is gone on with.
         captions: of the data set.
         folder: holds the media, at any depth.
-        dataset: its name.
-        allow_missing: leave out media that are not there, and count them.
-        on_progress: called with (files done, files in all).
+        allow_missing: go on with those that are there.
 
     Raises:
-        QueryError: media are missing, or the collection holds others.
+        QueryError: some are missing, or all.
     """
+    if not folder.is_dir():
+        raise QueryError(f"{display(folder)} is no folder; it should hold the media")
     found = find_media(captions.names, folder)
     missing = [name for name in captions.names if name not in found]
     if missing and (not allow_missing or not found):
@@ -149,118 +183,266 @@ def evaluate_retrieval(
             f"missing are {named}{' and others' * (len(missing) > _MOST_NAMED)}. Leave them out "
             "with --allow-missing."
         )
-    paths = {name: absolute(path) for name, path in found.items()}
-    reasons = _ingest(collection, sorted(paths.values()), on_progress)
-    snapshot = collection.snapshot
-    kind, rows = _rows_of(snapshot, paths)
-    others = snapshot.live_items.num_rows - len(set(rows.values()))
-    if others:
+    return found
+
+
+def evaluate_retrieval(
+    collection: Collection,
+    captions: Captions,
+    folder: Path,
+    *,
+    dataset: str,
+    recipe: str | None = None,
+    beside: Mapping[str, Collection] | None = None,
+    allow_missing: bool = False,
+    explain: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> RetrievalReport:
+    """Take the media into the collection, as far as they are not there, and score.
+
+    Args:
+        collection: holds these media and no others; a stopped run is gone on with.
+        captions: of the data set.
+        folder: holds the media, at any depth.
+        dataset: its name.
+        recipe: of an index to be built first, so that the same can be asked by it.
+        beside: with `explain`, collections of the same media made ready otherwise, by what was
+            done; those that do not hold all of them are passed over.
+        allow_missing: leave out media that are not there, and count them.
+        explain: score every set of embeddings that there is, not the protocol's alone.
+        on_progress: called with (files done, files in all).
+
+    Raises:
+        QueryError: media are missing, or the collection holds others.
+    """
+    found = find_all(captions, folder, allow_missing=allow_missing)
+    by_length = collection.identity.pools_raw_frames
+    if by_length and any(path.suffix.lower() in VIDEO_SUFFIXES for path in found.values()):
         raise QueryError(
-            f"{collection.path} holds {others} other items; an evaluation needs one of its own"
+            f"{collection.path} counts frames by their length; retrieval counts each once"
         )
-    scored = captions.only(rows)
-    positions = np.array([rows[name] for name in scored.names], np.int64)
-    media = snapshot.rows.embeddings(positions)
-    if kind == "video":
-        media = media * snapshot.rows.norm[positions][:, None]
+    taken = take_in(collection, sorted(set(found.values())), on_progress=on_progress)
+    snapshot = collection.snapshot
+    names = list(found)
+    positions = whole_rows(snapshot, [found[name] for name in names])
+    in_it = positions >= 0
+    names, positions = [n for n, is_in in zip(names, in_it, strict=True) if is_in], positions[in_it]
+    kind = _kind(collection)
+    if recipe is not None:
+        collection.index(recipe)
+    num_others = snapshot.live_items.num_rows - len(set(positions.tolist()))
+    if num_others:
+        raise QueryError(
+            f"{collection.path} holds {num_others} other items; an evaluation needs one of its own"
+        )
+    scored = captions.only(names)
+    place = dict(zip(names, positions.tolist(), strict=True))
+    positions = np.array([place[name] for name in scored.names], np.int64)
+    paths = [found[name] for name in scored.names]
+    media = {"": _media(collection, positions, kind)}
+    remarks: list[str] = []
+    if explain:
+        media |= _other_media(collection, positions, kind)
+        media |= _media_beside(beside or {}, paths, kind)
+        remarks = list(_not_explained(collection, kind, media))
     texts = np.stack([embedding for _, embedding in collection.query_encoder().texts(scored.texts)])
     start = time.perf_counter()
-    figures, intervals = _scored(texts, media, scored, kind)
+    figures: dict[str, dict[str, float]] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    for said, embeddings in media.items():
+        some, chance = score(texts, embeddings, scored, kind)
+        figures |= {f"{said}; {way}" if said else way: one for way, one in some.items()}
+        intervals = intervals or chance
     seconds = time.perf_counter() - start
-    figures["search"] = _searched(collection, scored, snapshot.rows.row_id[positions], kind)
-    record = collection.info()["index"]
-    card = MODEL_CARDS.scores(collection.identity.model).get(BENCHMARKS.get(dataset, ""))
-    is_whole = SIZES.get(dataset) == (len(scored.names), len(scored.texts))
     return RetrievalReport(
         dataset=dataset,
         model=collection.identity.model,
         kind=kind,
+        preprocessing=_preprocessing(collection, kind),
         num_media=len(scored.names),
         num_captions=len(scored.texts),
-        num_missing=len(missing),
-        unreadable=reasons,
+        num_missing=len(captions.names) - len(found),
+        unreadable=taken.unreadable,
         figures=figures,
+        searched=_searched(collection, scored, positions, kind),
         intervals=intervals,
-        index=record["recipe"] if record else "exact",
-        published=card if is_whole else None,
+        index=_index(collection),
         seconds=seconds,
+        **_published(collection, dataset, scored, taken, remarks),
     )
 
 
-def _ingest(
+def _published(
     collection: Collection,
-    files: Sequence[Path],
-    on_progress: Callable[[int, int], None] | None,
-) -> dict[str, str]:
-    """Take files in as the reference reads them; what could not be read, and why."""
-    with Writer(collection.path) as writer:
-        report = ingesting.ingest(
-            writer,
-            collection.encoder_for("vision"),
-            list(media_files.find(files)),
-            files,
-            Options(fast_jpeg=False),
-            sampling=collection.sampling,
-            segmentation=collection.segmentation,
-            apply_exif=False,
-            on_progress=on_progress,
+    dataset: str,
+    captions: Captions,
+    taken: TakenIn,
+    remarks: Iterable[str],
+) -> dict[str, Any]:
+    """The fields that depend on which data set this is."""
+    known = CAPTION_SETS.get(dataset)
+    is_whole = (
+        known is not None
+        and len(captions.names) == known.num_media
+        and known.num_captions in (None, len(captions.texts))
+    )
+    columns = (known.of_texts, known.of_media) if known is not None and is_whole else ("", "")
+    given = [published(collection.identity.model, one) if one else None for one in columns]
+    said = list(remarks)
+    if known is not None and not is_whole:
+        wanted = "" if known.num_captions is None else f" and {known.num_captions:,} captions"
+        said.append(
+            f"Not all of the set: it has {known.num_media:,} {known.kind}s{wanted}; no published "
+            "figure stands beside."
         )
-    return {display(file.path): file.reason or file.outcome for file in report.failed}
-
-
-def _rows_of(snapshot: "Snapshot", paths: Mapping[str, Path]) -> tuple[Kind, dict[str, int]]:
-    """What the media are, and the position of each one's row that stands for all of it."""
-    records = snapshot.path_records
-    hashes = {
-        name: records[path].content_hash
-        for name, path in paths.items()
-        if path in records and records[path].outcome == "ingested"
+    if known is not None and known.remark:
+        said.append(known.remark)
+    return {
+        "published": given[0],
+        "published_of_media": given[1],
+        "remarks": tuple(said),
+        "num_embedded": taken.num_embedded,
+        "embedding_seconds": taken.seconds,
     }
-    kinds = set(snapshot.live_items["kind"].to_pylist())
+
+
+# The embeddings
+
+
+def _kind(collection: Collection) -> zero_shot.Kind:
+    kinds = set(collection.snapshot.live_items["kind"].to_pylist())
     if len(kinds) != 1:
-        raise QueryError(f"{snapshot.folder} holds {' and '.join(sorted(kinds)) or 'nothing'}")
-    kind: Kind = "video" if kinds == {"video"} else "image"
-    scope = tables.VIDEO if kind == "video" else tables.IMAGE
-    wanted = np.flatnonzero(snapshot.rows.scope == scope)
-    of_rows = snapshot.rows.content_hash.take(wanted).to_pylist()
-    place = dict(zip(of_rows, wanted.tolist(), strict=True))
-    return kind, {name: place[one] for name, one in hashes.items() if one in place}
+        raise QueryError(f"{collection.path} holds {' and '.join(sorted(kinds)) or 'nothing'}")
+    return "video" if kinds == {"video"} else "image"
 
 
-def _scored(
-    texts: NDArray[np.float32], media: NDArray[np.float32], captions: Captions, kind: Kind
+def _media(
+    collection: Collection, positions: NDArray[np.int64], kind: zero_shot.Kind
+) -> NDArray[np.float32]:
+    rows = collection.snapshot.rows
+    embeddings = rows.embeddings(positions)
+    return embeddings * rows.norm[positions][:, None] if kind == "video" else embeddings
+
+
+def _other_media(
+    collection: Collection, positions: NDArray[np.int64], kind: zero_shot.Kind
+) -> dict[str, NDArray[np.float32]]:
+    """What else these rows and their grids give."""
+    if kind == "image":
+        return {}
+    means = grid_means(collection.snapshot, positions)
+    rate = f"{collection.sampling.frames_per_second:g} frames a second"
+    return {
+        "mean made unit": collection.snapshot.rows.embeddings(positions),
+        rate: means["unit frames"],
+        f"{rate}, counted by their length": means["raw frames"],
+    }
+
+
+def _media_beside(
+    beside: Mapping[str, Collection], paths: Sequence[Path], kind: zero_shot.Kind
+) -> dict[str, NDArray[np.float32]]:
+    media = {}
+    for said, other in beside.items():
+        positions = whole_rows(other.snapshot, paths)
+        if (positions >= 0).all():
+            media[said] = _media(other, positions, kind)
+    return media
+
+
+def _not_explained(
+    collection: Collection, kind: zero_shot.Kind, media: Mapping[str, Any]
+) -> Iterator[str]:
+    """What these embeddings cannot say."""
+    resize = collection.encoder_for("vision").frame_spec.resize
+    other = "centre crop" if resize == "squash" else "squash"
+    if not any(other in said for said in media):
+        yield (
+            f"Not compared: pictures made ready by {other}; run with --resize "
+            f"{other.replace(' ', '-')} and it stands beside. Published is the better of both."
+        )
+    if kind == "video":
+        yield (
+            "Not compared: the frames int(i * N / n) of PE's demo; no row holds them, the time "
+            "grid's do."
+        )
+
+
+def _preprocessing(collection: Collection, kind: zero_shot.Kind) -> str:
+    said = collection.identity.preprocessing
+    if kind == "image":
+        return said
+    return f"{said}; {collection.sampling.num_uniform_frames} frames int(i * (N - 1) / (n - 1))"
+
+
+# The figures
+
+
+def score(
+    texts: NDArray[np.float32],
+    media: NDArray[np.float32],
+    captions: Captions,
+    kind: zero_shot.Kind,
 ) -> tuple[dict[str, dict[str, float]], dict[str, tuple[float, float]]]:
+    """Recalls by every way of scoring, and intervals of the headline's.
+
+    Args:
+        texts: (captions, dim), unit length.
+        media: (media, dim).
+        captions: of the data set.
+        kind: of the media.
+    """
     owner = np.array(captions.owner, np.int64)
     scores = texts @ media.T
     rights = [zero_shot.right_media(captions.texts, owner, rule) for rule in zero_shot.RULES]
     others = [zero_shot.right_captions(right, len(media)) for right in rights]
+    scalings = _SCORES.values()
+    of_texts = [zero_shot.ranks(scores, *rights, reweight=scale) for scale in scalings]
+    scores = zero_shot.transposed(scores)
+    of_media = [zero_shot.ranks(scores, *others, reweight=scale) for scale in scalings]
     figures, intervals = {}, {}
-    for said, reweight in _SCORES.items():
-        of_texts = zero_shot.ranks(scores, *rights, reweight=reweight)
-        of_media = zero_shot.ranks(scores.T, *others, reweight=reweight)
-        for rule, asked, answered in zip(zero_shot.RULES, of_texts, of_media, strict=True):
+    for said, by_rule, back_by_rule in zip(_SCORES, of_texts, of_media, strict=True):
+        for rule, asked, answered in zip(zero_shot.RULES, by_rule, back_by_rule, strict=True):
             figures[f"{said}, {rule}"] = zero_shot.recalls(asked, answered, kind=kind)
             if f"{said}, {rule}" == HEADLINE:
                 groups = [captions.names[one] for one in captions.owner]
                 interval = bootstrap_interval(asked == 1, groups=groups)
                 intervals[f"{kind}_retrieval_recall@1"] = interval
+                intervals["text_retrieval_recall@1"] = bootstrap_interval(answered == 1)
     return figures, intervals
 
 
 def _searched(
-    collection: Collection, captions: Captions, row_ids: NDArray[np.int64], kind: Kind
-) -> dict[str, float]:
-    """Recall of the collection's own search, captions looking for media."""
-    k = min(max(zero_shot.KS), len(row_ids))
-    found: list[int] = []
-    own: Sequence[int] = [int(row_ids[one]) for one in captions.owner]
-    answers = collection.search_many(list(captions.texts), k=k, whole=kind == "video")
-    for hits, right in zip(answers, own, strict=True):
-        ids = [hit.row_id for hit in hits]
-        found.append(ids.index(right) + 1 if right in ids else k + 1)
-    ranks = np.array(found)
-    return {
-        f"{kind}_retrieval_recall@{k}": zero_shot.recall(ranks, k)
-        for k in zero_shot.KS
-        if k <= len(row_ids)
-    }
+    collection: Collection,
+    captions: Captions,
+    positions: NDArray[np.int64],
+    kind: zero_shot.Kind,
+) -> dict[str, dict[str, float]]:
+    """Recall of the collection's own search by way, captions looking for media."""
+    k = min(max(zero_shot.KS), len(positions))
+    right = collection.snapshot.item_of_row[positions][list(captions.owner)]
+    answered = ask_in_every_way(collection, captions.texts, k=k)
+    if kind == "video":
+        of_wholes = ask_in_every_way(collection, captions.texts, k=k, whole=True)
+        answered = {"whole": of_wholes["exact"]} | answered
+    figures = {}
+    for way, some in answered.items():
+        ranks = np.full(len(right), k + 1)
+        for number, hits in enumerate(some.hits):
+            place = np.flatnonzero(items_of(collection, hits) == right[number])
+            ranks[number] = place[0] + 1 if len(place) else k + 1
+        figures[way] = {
+            f"{kind}_retrieval_recall@{most}": zero_shot.recall(ranks, most)
+            for most in zero_shot.KS
+            if most <= k
+        }
+    return figures
+
+
+def _index(collection: Collection) -> str | None:
+    record = collection.info()["index"]
+    return record["recipe"] if record else None
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
