@@ -41,7 +41,7 @@ $(VENV)/demo: $(VENV)/torch pyproject.toml
 	touch $@
 
 $(VENV)/test: $(VENV)/demo
-	$(PIP) --constraint constraints.txt --editable '.[$(FAISS),starter,video,heif,export,plots,onnx,dev]'
+	$(PIP) --constraint constraints.txt --editable '.[$(FAISS),starter,video,heif,export,plots,onnx,plm,dev]'
 	touch $@
 
 demo: $(VENV)/demo

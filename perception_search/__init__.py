@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from perception_search.frames import FrameSpec, Sampling
     from perception_search.hits import Hit, Hits
     from perception_search.ingest import IngestReport
+    from perception_search.plm import PerceptionLM
+    from perception_search.reranking import Reranked, Reranker, rerank
     from perception_search.segments import Segmentation
     from perception_search.survey import FileReport
 
@@ -40,12 +42,16 @@ _HOMES = {
     "Identity": "encoder",
     "IngestReport": "ingest",
     "PerceptionEncoder": "encoder",
+    "PerceptionLM": "plm",
     "PerceptionSearchError": "errors",
     "PerceptionSearchWarning": "errors",
+    "Reranked": "reranking",
+    "Reranker": "reranking",
     "Sampling": "frames",
     "Segmentation": "segments",
     "StarterEncoder": "encoder",
     "load_encoder": "encoder",
+    "rerank": "reranking",
 }
 
 __all__ = [
@@ -59,12 +65,16 @@ __all__ = [
     "Identity",
     "IngestReport",
     "PerceptionEncoder",
+    "PerceptionLM",
     "PerceptionSearchError",
     "PerceptionSearchWarning",
+    "Reranked",
+    "Reranker",
     "Sampling",
     "Segmentation",
     "StarterEncoder",
     "load_encoder",
+    "rerank",
 ]
 
 

@@ -14,7 +14,7 @@ from typing import IO, Literal
 from perception_search.cuts import CutFinder
 from perception_search.decode_image import jpeg_thumbnail
 from perception_search.errors import MediaError
-from perception_search.frames import Frames, FrameSpec, Sampling, uniform_indices
+from perception_search.frames import Frames, FrameSpec, Sampling
 from perception_search.video_reader import VideoReader, VideoSummary, in_seconds, nominal_seconds
 from perception_search.video_sampling import (
     Clock,
@@ -82,7 +82,8 @@ def decode_video(
             stack.close()
             reader = stack.enter_context(opened())
         num_expected = max(num_expected or 0, 1)
-        uniform = uniform_indices(num_expected, sampling.num_uniform_frames)
+        seconds_per_frame = nominal_seconds(reader.stream)
+        uniform = sampling.numbers(num_expected, seconds_per_frame)
         shown = (
             reader.shown_keys(spec, num_threads)
             if only_keys
@@ -100,7 +101,7 @@ def decode_video(
         raise MediaError("unreadable", "no frame of the video can be decoded")
     if tally.num_frames != num_expected:
         yield "forget_uniform"
-        uniform = uniform_indices(tally.num_frames, sampling.num_uniform_frames)
+        uniform = sampling.numbers(tally.num_frames, seconds_per_frame)
         with opened() as reader:
             show = reader.shown_keys if only_keys else reader.shown
             yield from _steps(sample_uniform(show(spec, num_threads), uniform))
@@ -117,10 +118,11 @@ def _jumped(
     timetable = yield from reader.timetable()
     if timetable is None:
         return None
-    clock = Clock(nominal_seconds(reader.stream))
+    seconds_per_frame = nominal_seconds(reader.stream)
+    clock = Clock(seconds_per_frame)
     base = reader.stream.time_base
     seconds = [clock.seconds(in_seconds(stamp, base)) for stamp in timetable.stamps]
-    uniform = Counter(uniform_indices(len(seconds), sampling.num_uniform_frames))
+    uniform = Counter(sampling.numbers(len(seconds), seconds_per_frame))
     numbers = list(uniform)
     found: list[Wanted | None] = []
     for frame in reader.jump(timetable, numbers, num_threads):

@@ -15,7 +15,8 @@
     ├── QueryError                a query or a filter that cannot be answered
     ├── ExportError               hits cannot be written in the form that was asked for
     ├── DownloadError             a file could not be fetched, or is not the one promised
-    └── MissingExtra              an optional package is needed
+    ├── MissingExtra              an optional package is needed
+    └── LicenceNotAccepted        a model's licence was not accepted yet
 
 Misuse of a function (a wrong type, a negative k) raises the built-in ValueError or TypeError.
 Every message says what came, what is allowed and what to do.
@@ -98,3 +99,7 @@ class DownloadError(PerceptionSearchError):
 
 class MissingExtra(PerceptionSearchError):
     """An optional package is needed; the message names the extra that brings it."""
+
+
+class LicenceNotAccepted(PerceptionSearchError):
+    """A model may be used only by who accepts its licence; the message says how."""

@@ -28,6 +28,7 @@ class FrameSpec:
         apply_exif: turn a picture upright as its camera says. The reference does not.
         fast_jpeg: let the JPEG decoder make the picture smaller first (never below twice the
             size wanted). The reference does not.
+        rgb_first: convert a picture to RGB before it is resized, as Perception LM does.
         border: pixels to cut off each side of a picture before all else; one that has no more
             than that keeps them. ObjectNet's pictures have a red frame.
     """
@@ -38,6 +39,7 @@ class FrameSpec:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     apply_exif: bool = True
     fast_jpeg: bool = True
+    rgb_first: bool = False
     border: int = 0
 
     def __post_init__(self) -> None:
@@ -74,12 +76,19 @@ class Sampling:
             video of which no key frame can be decoded is taken `by-time`. `none` is for
             benchmarks, not for collections: the frames of the whole video alone, jumping from one
             to the next.
+        uniform: how the frames of the whole video are spread: as PE's evaluation does, or as
+            Perception LM takes them, see `language_model_indices`.
+        start_seconds: for Perception LM, of the stretch that is looked at; None from the start.
+        end_seconds: of the stretch; None to the end.
     """
 
     frames_per_second: float = 1.0
     num_uniform_frames: int = 8
     skip_stills: bool = False
     grid: Literal["by-time", "keyframes", "none"] = "by-time"
+    uniform: Literal["pe-eval", "perception-lm"] = "pe-eval"
+    start_seconds: float | None = None
+    end_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.frames_per_second < float("inf"):
@@ -88,6 +97,20 @@ class Sampling:
             raise ValueError(f"num_uniform_frames={self.num_uniform_frames}; must be >= 1")
         if self.grid not in ("by-time", "keyframes", "none"):
             raise ValueError(f"grid={self.grid!r}; 'by-time', 'keyframes' or 'none'")
+        if self.uniform not in ("pe-eval", "perception-lm"):
+            raise ValueError(f"uniform={self.uniform!r}; 'pe-eval' or 'perception-lm'")
+
+    def numbers(self, num_frames: int, seconds_per_frame: float) -> list[int]:
+        """The frames of the whole video, by number, of so many that are so far apart."""
+        if self.uniform == "pe-eval":
+            return uniform_indices(num_frames, self.num_uniform_frames)
+        return language_model_indices(
+            num_frames,
+            1 / seconds_per_frame if seconds_per_frame > 0 else 1.0,
+            self.num_uniform_frames,
+            self.start_seconds,
+            self.end_seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -153,6 +176,42 @@ def uniform_indices(num_frames: int, n: int) -> list[int]:
     return [i * (num_frames - 1) // (n - 1) for i in range(n)]
 
 
+def language_model_indices(
+    num_frames: int,
+    frames_per_second: float,
+    most: int,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+) -> list[int]:
+    """The frame numbers that Perception LM looks at, ascending: one a second, at most `most`.
+
+    Where a second each is more than that, they are spread evenly over those; where it is fewer,
+    over all frames. After perception_models' `video_transform.py`, Python's rounding included.
+
+    Args:
+        num_frames: frames in the video, >= 1.
+        frames_per_second: of the video.
+        most: frames wanted, >= 1.
+        start_seconds: of the stretch that is looked at; None from the start.
+        end_seconds: of the stretch, its frame included; None to the end.
+    """
+    if num_frames < 1 or most < 1:
+        raise ValueError(f"{most} of {num_frames} frames; both must be >= 1")
+    last = num_frames - 1
+    first = min(last, int((start_seconds or 0) * frames_per_second))
+    if end_seconds is not None:
+        last = max(first, min(last, int(end_seconds * frames_per_second)))
+    every = list(range(first, last + 1))
+    each_second = every[:: max(1, round(frames_per_second))]
+    if len(each_second) == most:
+        return each_second
+    some = each_second if len(each_second) > most else every
+    count = min(most, len(some))
+    if count == 1:
+        return some[:1]
+    return [some[round(i * (len(some) - 1) / (count - 1))] for i in range(count)]
+
+
 def orientation_of(image: "Image.Image") -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
     try:
@@ -203,6 +262,8 @@ def prepare_image(
     image = upright(image, orientation)
     if image.mode in _NOT_RESIZABLE:
         image = image.convert(_NOT_RESIZABLE[image.mode])
+    if spec.rgb_first and not (image.mode.startswith("I") or image.mode == "F"):
+        image = image.convert("RGB")
     prepare = _squashed if spec.resize == "squash" else _centre_cropped
     image = prepare(image, spec, box)
     if image.mode.startswith("I") or image.mode == "F":

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from media_folder import colour, write_pictures, write_video
 from PIL import Image
+from plm_folder import make_plm
 from synthetic import T16, model_state
 
 from perception_search.encoder.config import MODELS
@@ -31,7 +32,7 @@ COMMANDS = [
 
 def with_small_model(code):
     """The same with the smallest PE-Core model, whose made-up weights are quick to make."""
-    return re.sub(r"PE-Core-B-?16(-224)?", T16.name, code).replace(
+    return re.sub(r"PE-Core-(B-?16(-224)?|G14-448)", T16.name, code).replace(
         "PE-Spatial-B16", "PE-Spatial-T16"
     )
 
@@ -50,6 +51,8 @@ def home(tmp_path_factory):
     (home / "weights").mkdir()
     for model in (T16, MODELS["PE-Spatial-T16-512"]):
         save_file(model_state(model), home / "weights" / f"{model.name}.safetensors")
+    make_plm(home / "weights" / "Perception-LM-1B")
+    (home / "photo.jpg").write_bytes((home / "beach.jpg").read_bytes())
     from perception_search import Collection
 
     Collection.create(home / "photos.ps", model=T16.name, weights=home / "weights")
@@ -62,6 +65,7 @@ def run(command, home):
         "HF_HUB_OFFLINE": "1",
         "PERCEPTION_SEARCH_WEIGHTS": str(home / "weights"),
         "PERCEPTION_SEARCH_CACHE": str(home / "cache"),
+        "PERCEPTION_SEARCH_ACCEPT_LICENSE": "1",
     }
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=home, env=environment, check=False

@@ -31,6 +31,15 @@ from perception_search.commands.common import (
     asked_for,
     open_collection,
 )
+from perception_search.commands.language import PLM, AcceptLicense
+from perception_search.commands.reranking import (
+    Budget,
+    Detail,
+    Rerank,
+    RerankerName,
+    RerankerWeights,
+    prepared,
+)
 from perception_search.media import display
 from perception_search.show import (
     print_hits,
@@ -75,6 +84,12 @@ def search(
     weights: Weights = None,
     projection: Projection = None,
     long_texts: LongTexts = "cut",
+    rerank: Rerank = None,
+    rerank_budget: Budget = None,
+    reranker: RerankerName = PLM,
+    reranker_weights: RerankerWeights = None,
+    rerank_detail: Detail = "low",
+    accept_license: AcceptLicense = False,
     as_json: AsJson = False,
 ) -> None:
     """Find pictures and moments of videos by words, by pictures, or by both.
@@ -83,6 +98,7 @@ def search(
     perception-search search photos.ps "a dog catching a frisbee" -k 10 --where "kind = 'video'"
     perception-search search photos.ps "the moment the dog jumps" --moments
     perception-search search photos.ps --text "at night" --image ./beach.jpg --minus "people"
+    perception-search search photos.ps "two people shaking hands" --rerank 50 --rerank-budget 10s
     perception-search search photos.ps "a giraffe in a swimming pool" --relevant
     perception-search search photos.ps - < queries.txt
 
@@ -95,6 +111,19 @@ def search(
     if rate is not None and not 0 < rate <= 1:
         raise typer.BadParameter(f"--false-alarms is {rate:g}; above 0, and at most 1.")
     parts, shown = asked_for(query, text, image, video, minus)
+    if rerank is not None and query is None:
+        raise typer.BadParameter("--rerank judges by words; give the query in words.")
+    second_look = prepared(
+        path,
+        depth=rerank,
+        budget=rerank_budget,
+        name=reranker,
+        detail=rerank_detail,
+        accept_license=accept_license,
+        weights=reranker_weights,
+        device=device,
+        dtype=dtype,
+    )
     collection = open_collection(
         path,
         weights=weights,
@@ -105,7 +134,7 @@ def search(
     )
     how: dict[str, Any] = {
         **parts,
-        "k": k,
+        "k": max(k, rerank or 0),
         "where": where,
         "min_score": min_score,
         "relevant": rate,
@@ -120,10 +149,14 @@ def search(
     if query == "-":
         for queries in _queries():
             for words, hits in zip(queries, collection.search_many(queries, **how), strict=True):
+                if second_look is not None:
+                    hits = second_look.of(hits, words, k)
                 print_hits(hits, as_json=as_json, files_only=files_only, query=words)
                 results.append((words, hits))
     else:
         hits = collection.search(query, **how)
+        if second_look is not None:
+            hits = second_look.of(hits, shown, k)
         print_hits(hits, as_json=as_json, files_only=files_only)
         results.append((shown, hits))
     if page is not None:
