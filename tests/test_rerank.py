@@ -14,8 +14,8 @@ from perception_search import Collection
 from perception_search.commands import reranking
 from perception_search.errors import MediaError
 from perception_search.hits import Hit
-from perception_search.reranking import rerank
 from perception_search.rerank_encoder import EncoderReranker
+from perception_search.reranking import rerank
 
 
 class Judge:
