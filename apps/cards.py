@@ -149,7 +149,8 @@ def library(info: Mapping[str, Any], failures: Sequence[Any]) -> str:
     more = f"<p>And {len(failures) - 500:,} more.</p>" if len(failures) > 500 else ""
     listed = (
         f"<h3>{len(failures):,} files could not be taken in</h3>"
-        f'<table class="ps-table"><tr><th>why</th><th>file</th><th>more</th></tr>{failed}</table>{more}'
+        '<table class="ps-table"><tr><th>why</th><th>file</th><th>more</th></tr>'
+        f"{failed}</table>{more}"
         if failures
         else "<p>Every file could be taken in.</p>"
     )

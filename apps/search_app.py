@@ -193,14 +193,21 @@ def build(collection: Collection) -> tuple[gr.Blocks, Page]:
         return page.shown(asked)
 
     def restore(request: gr.Request) -> list[Any]:
+        said = {name: value for name, value in request.query_params.items() if name in names}
+        folders = gr.update(choices=["", *page.shelf.folders()])
+        if not said:  # whoever types already is left alone
+            kept = [folders if name == "folder" else gr.skip() for name in names]
+            return [*kept, gr.skip(), gr.skip(), gr.skip()]
         try:
-            asked = Asked.of(dict(request.query_params))
+            asked = Asked.of(said)
         except ValueError as error:
             nothing = Asked()
             told = cards.message(sentence(error), kind="error"), "", ""
             return [*(getattr(nothing, name) for name in names), *told]
         folders = gr.update(choices=["", *page.shelf.folders()], value=asked.folder)
-        values = [folders if name == "folder" else getattr(asked, name) for name in names]
+        values: list[Any] = [
+            folders if name == "folder" else getattr(asked, name) for name in names
+        ]
         return [*values, *page.shown(asked)]
 
     def search(
@@ -213,20 +220,23 @@ def build(collection: Collection) -> tuple[gr.Blocks, Page]:
         except (ValueError, PerceptionSearchError) as error:
             raise gr.Error(sentence(error)) from error
 
-    with gr.Blocks(title=f"{collection.path.name}: search", analytics_enabled=False) as blocks:
+    with gr.Blocks(
+        title=f"{collection.path.name}: search", analytics_enabled=False, fill_width=True
+    ) as blocks:
         with gr.Tab("Search", id="search"):
             with gr.Row(elem_id="ps-ask"):
                 q = gr.Textbox(
                     label="What should it show?",
                     placeholder="a dog on a beach -people",
                     show_label=False,
+                    container=False,
                     elem_id="ps-q",
                     scale=6,
                     autofocus=True,
                     max_lines=1,
                 )
                 go = gr.Button("Search", variant="primary", elem_id="ps-go", scale=1, min_width=90)
-            gr.HTML(_drop_zone(), elem_id="ps-drop-zone")
+            gr.HTML(_drop_zone(), apply_default_css=False, elem_id="ps-drop-zone")
             with gr.Accordion("Filters", open=False, elem_id="ps-filters"):
                 with gr.Row():
                     kind = gr.Radio(list(KINDS), value=KINDS[0], label="Kind", elem_id="ps-kind")
@@ -243,8 +253,8 @@ def build(collection: Collection) -> tuple[gr.Blocks, Page]:
                     score = gr.Slider(-1, 1, value=-1, step=0.01, label="Lowest score")
                     answers = gr.Checkbox(False, label="Only what answers better than chance")
                     weight = gr.Slider(0.1, 5, value=1, step=0.1, label="Weight of a dropped file")
-            top = gr.HTML("", elem_id="ps-top")
-            out = gr.HTML(cards.message(WELCOME), elem_id="ps-out")
+            top = gr.HTML("", apply_default_css=False, elem_id="ps-top")
+            out = gr.HTML(cards.message(WELCOME), apply_default_css=False, elem_id="ps-out")
             more = gr.Button("Show more", elem_id="ps-more", size="sm")
             with gr.Accordion("What does the dropped picture show?", open=False):
                 labels = gr.Textbox(
@@ -253,13 +263,13 @@ def build(collection: Collection) -> tuple[gr.Blocks, Page]:
                     elem_id="ps-labels",
                 )
                 judge = gr.Button("Classify", size="sm", elem_id="ps-judge")
-                shares = gr.HTML("", elem_id="ps-shares")
+                shares = gr.HTML("", apply_default_css=False, elem_id="ps-shares")
             like = gr.Textbox("", visible="hidden", elem_id="ps-like")
             drop = gr.Textbox("", visible="hidden", elem_id="ps-drop")
             k = gr.Number(NUM_HITS, visible="hidden", elem_id="ps-k")
             link = gr.Textbox("", visible="hidden", elem_id="ps-link")
         with gr.Tab("Library", id="library"):
-            about = gr.HTML("", elem_id="ps-about")
+            about = gr.HTML("", apply_default_css=False, elem_id="ps-about")
             refresh = gr.Button("Look for new files", elem_id="ps-ingest")
             told = gr.Markdown("", elem_id="ps-told")
 
@@ -367,7 +377,9 @@ def make_app(
         show_error=False,
         max_file_size=1,
         footer_links=[],
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        theme=gr.themes.Default(
+            primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]
+        ),
         head=f"<style>{style}</style><script>{script}</script>",
         ssr_mode=False,
     )
