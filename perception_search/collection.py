@@ -18,6 +18,7 @@ from perception_search import (
     removal,
     resegment,
     tables,
+    text_cache,
     tuning,
 )
 from perception_search import index as indexing
@@ -56,8 +57,6 @@ if TYPE_CHECKING:
     from perception_search.encoder.tokenizer import LongTexts
     from perception_search.query import Picture
     from perception_search.relevance import OnProgress
-
-_CACHE = "cache/text.sqlite"
 
 
 class Collection:
@@ -517,7 +516,7 @@ class Collection:
 
     def _text_cache(self, *, split: bool = False) -> TextCache:
         how_read = self.identity.text_sha256 + (" split" if split else "")
-        return TextCache(self.path / _CACHE, how_read, self.identity.dim)
+        return TextCache(self.path / text_cache.FILE, how_read, self.identity.dim)
 
     # Its index
 

@@ -250,6 +250,7 @@ class _Ingest:
             "outcome": "ingested",
             "decoder": self.decoder,
             "cuts": item.cuts,
+            **self._own_before(item.content_hash),
             **self.own_columns.get(assembly.path, {}),
         }
         self.writer.add_item(record, rows, grid)
@@ -352,6 +353,12 @@ class _Ingest:
             self.writer.add_path(path, record)
             if known.outcome == "ingested":  # nobody misses what never was in
                 self._pending.append(FileReport(path, "removed", reason))
+
+    def _own_before(self, content_hash: str) -> dict[str, Any]:
+        """The caller's columns of a content that is embedded once more."""
+        own = set(self.writer.snapshot.items.column_names) - RESERVED_COLUMNS
+        before = self._items_at_start.get(content_hash, {}) if own else {}
+        return {name: before[name] for name in own if before.get(name) is not None}
 
     def _update_own_columns(self, file: FileReport) -> None:
         """Give a known item the caller's columns where they are new."""
