@@ -23,6 +23,7 @@ from perception_search import (
 )
 from perception_search import index as indexing
 from perception_search import ingest as ingesting
+from perception_search import purge as purging
 from perception_search import verify as verifying
 from perception_search.encoder import Encoder, Identity, load_encoder
 from perception_search.encoder.auto import choose_model, notice_for
@@ -350,6 +351,11 @@ class Collection:
         with Writer(self.path, self._snapshot) as writer:
             return removal.remove(writer, [absolute(path) for path in _as_list(paths)], where)
 
+    def purge(self) -> purging.Purge:
+        """Take what was removed out of every file of the collection, at once and for good."""
+        with Writer(self.path, self._snapshot) as writer:
+            return purging.purge(writer)
+
     def resegment(
         self,
         segmentation: Segmentation,
@@ -557,7 +563,7 @@ class Collection:
 
     def asked(self) -> "NDArray[np.float32]":
         """Embeddings (N, dim) of queries that were asked in words, by which an index is tuned."""
-        return self._text_cache().embeddings(tuning.NUM_QUERIES)
+        return text_cache.asked(self.path, self.identity.dim, tuning.NUM_QUERIES)
 
     def verify(self, *, quick: bool = False) -> list[verifying.Damage]:
         """Everything that is damaged; empty when all is well. Changes nothing.

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from perception_search import current_index, durable, manifest, media, tables, text_cache, tuning
+from perception_search import current_index, durable, manifest, media, tables
 from perception_search import index as indexing
 from perception_search import ingest as ingesting
 from perception_search.encoder.protocol import Identity
-from perception_search.errors import CollectionLocked, MissingExtra
+from perception_search.errors import CollectionLocked
 from perception_search.repair_plan import Loss, Mended, Plan, Step, plan
 from perception_search.resegment import end_of, segment_rows
 from perception_search.snapshot import Snapshot
@@ -93,7 +93,7 @@ def repair(
         for path in found.delete:
             durable.remove(path)
         if found.rebuild_index:
-            _rebuild(writer)
+            current_index.renew(writer)
         if found.embed:
             report.failed = _embed(writer, encoder, found.embed, on_progress)
     report.remaining = verify(folder)
@@ -201,15 +201,6 @@ def _indexed(folder: Path) -> int:
     except (OSError, ValueError):
         return 0
     return record.next_row_id if record is not None else 0
-
-
-def _rebuild(writer: Writer) -> None:
-    cache = writer.folder / text_cache.FILE
-    asked = text_cache.TextCache(cache, "", writer.snapshot.dim).embeddings(tuning.NUM_QUERIES)
-    try:
-        current_index.rebuild(writer, asked)
-    except MissingExtra:  # without FAISS every search is exact
-        indexing.remove(writer.folder)
 
 
 def _embed(

@@ -105,6 +105,11 @@ class TextCache:
                 connection.execute("DELETE FROM embeddings")
 
 
+def asked(folder: Path, dim: int, limit: int) -> NDArray[np.float32]:
+    """Unit embeddings (N, dim) of any `limit` texts that the collection in `folder` was asked."""
+    return TextCache(folder / FILE, "", dim).embeddings(limit)
+
+
 def is_whole(path: Path) -> bool:
     """Whether every entry of the cache at `path` is as it was written; True where there is none.
 

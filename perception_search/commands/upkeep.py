@@ -12,9 +12,10 @@ from perception_search.commands.common import (
     Projection,
     Weights,
     app,
+    open_collection,
 )
 from perception_search.media import absolute, display
-from perception_search.show import print_json, print_line, progress, say
+from perception_search.show import print_json, print_line, progress, readable_bytes, say
 
 if TYPE_CHECKING:
     from perception_search.repair_plan import Loss, Plan
@@ -94,3 +95,42 @@ def _print_losses(losses: "list[Loss]", as_json: bool) -> None:
             print_json({"action": "lost", "path": str(loss.path), "reason": loss.reason})
         else:
             print_line(f"lost  {display(loss.path)}: {loss.reason}")
+
+
+@app.command()
+def purge(path: Folder, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Take what was removed, or is gone, out of every file of a collection, for good.
+
+    \b
+    perception-search remove photos.ps ~/Pictures/receipts
+    perception-search purge photos.ps
+
+    Embeddings, records, captions and the index are written anew without it, and the old files and
+    versions deleted at once. Media files are never touched: those that lie in a folder that is
+    ingested again come back.
+    """
+    from perception_search.purge import LIMIT, doomed
+
+    collection = open_collection(path)
+    purged = doomed(collection.snapshot)[0] if dry_run else collection.purge()
+    if as_json:
+        for file in purged.paths:
+            print_json({"path": str(file), "outcome": "would_purge" if dry_run else "purged"})
+        counts = {"paths": len(purged.paths), "items": purged.num_items}
+        freed = {"files": purged.num_files, "freed_bytes": purged.freed_bytes}
+        print_json(counts if dry_run else counts | freed)
+    elif dry_run:
+        for file in purged.paths:
+            print_line(f"would_purge  {display(file)}")
+        say(f"{purged.num_items} items would be purged; nothing was changed.")
+    else:
+        print_line(
+            f"{purged.num_items} items purged, of {len(purged.paths)} paths; "
+            f"{purged.num_files} files deleted, {readable_bytes(max(0, purged.freed_bytes))} freed"
+        )
+        say(LIMIT)
+    if purged.returning:
+        say(
+            f"{len(purged.returning)} of these files are still in a folder that is followed: the "
+            "next ingest takes them in again. Move them, or leave them out with --exclude."
+        )
