@@ -12,6 +12,7 @@ import numpy as np
 
 from perception_search import (
     current_index,
+    duplicates,
     manifest,
     media,
     overview,
@@ -523,6 +524,10 @@ class Collection:
     def _text_cache(self, *, split: bool = False) -> TextCache:
         how_read = self.identity.text_sha256 + (" split" if split else "")
         return TextCache(self.path / text_cache.FILE, how_read, self.identity.dim)
+
+    def duplicates(self, **how: Any) -> list[duplicates.Group]:
+        """Groups of files that show the same; see `duplicates.duplicates` for what it takes."""
+        return duplicates.duplicates(self.snapshot, **how)
 
     # Its index
 

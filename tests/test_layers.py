@@ -106,6 +106,7 @@ ORDER = [
     "repair_plan",
     "repair",
     "purge",
+    "duplicates",
     "export.report",
     "export.copying",
     "export.encoding",

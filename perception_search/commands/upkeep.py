@@ -1,5 +1,7 @@
 """Commands that mend a collection and keep it in order."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,13 +13,24 @@ from perception_search.commands.common import (
     Folder,
     Projection,
     Weights,
+    Where,
     app,
     open_collection,
 )
 from perception_search.media import absolute, display
-from perception_search.show import print_json, print_line, progress, readable_bytes, say
+from perception_search.show import (
+    print_file,
+    print_json,
+    print_line,
+    progress,
+    readable_bytes,
+    say,
+    write_page,
+)
 
 if TYPE_CHECKING:
+    from perception_search.collection import Collection
+    from perception_search.duplicates import Group
     from perception_search.repair_plan import Loss, Plan
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
@@ -134,3 +147,65 @@ def purge(path: Folder, dry_run: DryRun = False, as_json: AsJson = False) -> Non
             f"{len(purged.returning)} of these files are still in a folder that is followed: the "
             "next ingest takes them in again. Move them, or leave them out with --exclude."
         )
+
+
+@app.command()
+def dupes(
+    path: Folder,
+    near: Annotated[
+        float, typer.Option(help="Cosine distance up to which two look alike; 0 for copies only.")
+    ] = 0.05,
+    where: Where = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the groups as an HTML file with pictures.")
+    ] = None,
+    files_only: Annotated[
+        bool,
+        typer.Option("--files-only", help="Print all but the best file of each group, for pipes."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List files that show the same, copies and near ones, in groups with the best first.
+
+    \b
+    perception-search dupes photos.ps
+    perception-search dupes photos.ps --near 0.02 --page dupes.html
+    perception-search dupes photos.ps --near 0 --files-only
+
+    A line is a distance to the group's best file, its size in pixels and bytes, and the file. The
+    best has the most pixels, then the most bytes. Nothing is changed.
+    """
+    collection = open_collection(path)
+    with progress("items") as show:
+        groups = collection.duplicates(near=near, where=where, on_progress=show)
+    for number, group in enumerate(groups, start=1):
+        if as_json:
+            files = [asdict(file) | {"path": str(file.path)} for file in group.files]
+            print_json({"kind": group.kind, "distance": group.distance, "files": files})
+        elif files_only:
+            for file in group.files[1:]:
+                print_file(file.path)
+        else:
+            print_line(f"# {number}: {len(group.files)} {group.kind}s")
+            for file in group.files:
+                pixels = f"{file.width} x {file.height}" if file.width and file.height else "-"
+                size = readable_bytes(file.size_bytes or 0)
+                print_line(f"{file.distance:.3f}  {pixels:>11}  {size:>9}  {display(file.path)}")
+    if page is not None:
+        _write_duplicates(page, collection, groups)
+    num_more = sum(len(group.files) - 1 for group in groups)
+    say(f"{len(groups)} groups, {num_more} files beside the best.")
+
+
+def _write_duplicates(path: Path, collection: "Collection", groups: "list[Group]") -> None:
+    from perception_search.hits import Hit
+
+    results = [
+        (
+            f"{number}: {len(group.files)} {group.kind}s, distance up to {group.distance:.3f}",
+            [Hit(-1, file.path, group.kind, 1 - file.distance) for file in group.files],
+        )
+        for number, group in enumerate(groups, start=1)
+    ]
+    title = f"{display(collection.path.name)}: {len(groups)} groups of files that show the same"
+    write_page(path, collection, results, title=title)
