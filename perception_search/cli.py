@@ -49,7 +49,8 @@ def main() -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, FileNotFoundError):
+    is_ours = isinstance(error, PerceptionSearchError | FileNotFoundError)
+    if isinstance(error, OSError) and error.strerror and not is_ours:
         where = f" ({display(str(error.filename))})" if error.filename else ""
         return f"{error.strerror}{where}. What was reported before is safe; run it again to go on."
     text = str(error) or type(error).__name__

@@ -112,7 +112,8 @@ def keep_up(writer: Writer, asked: NDArray[np.float32]) -> str:
     try:
         return _keep_up(writer, asked)
     except OSError as error:
-        return f"The index could not be kept up ({error}); searches find the same without it."
+        why = error.strerror or error
+        return f"The index could not be kept up ({why}); searches find the same without it."
 
 
 def _keep_up(writer: Writer, asked: NDArray[np.float32]) -> str:

@@ -152,6 +152,7 @@ class _Ingest:
             self._outcomes[content_hash] = outcome, reason
             if outcome != "ingested" and (options.retry_failed or by != self.decoder):
                 self._retry.add(content_hash)
+        self._own_names = set(writer.snapshot.items.column_names) - RESERVED_COLUMNS
         self._in_flight: dict[str, list[Path]] = {}
         self._pending: list[FileReport] = []
         self._last_commit = time.monotonic()
@@ -356,9 +357,9 @@ class _Ingest:
 
     def _own_before(self, content_hash: str) -> dict[str, Any]:
         """The caller's columns of a content that is embedded once more."""
-        own = set(self.writer.snapshot.items.column_names) - RESERVED_COLUMNS
-        before = self._items_at_start.get(content_hash, {}) if own else {}
-        return {name: before[name] for name in own if before.get(name) is not None}
+        names = self._own_names
+        before = self._items_at_start.get(content_hash, {}) if names else {}
+        return {name: before[name] for name in names if before.get(name) is not None}
 
     def _update_own_columns(self, file: FileReport) -> None:
         """Give a known item the caller's columns where they are new."""

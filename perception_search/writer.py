@@ -4,6 +4,7 @@ A version is visible as a whole or not at all, and what `commit` returned surviv
 loss. Knows no encoder, no index and no media file.
 """
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -109,15 +110,17 @@ class Writer:
 
     def __enter__(self) -> "Writer":
         manifest.versions(self.folder)  # a plain message where there is no collection
+        with durable.writing(self.folder):
+            try:
+                self._lock.acquire()
+            except Timeout as error:
+                raise CollectionLocked(
+                    f"{self.folder} is being written by {_read_holder(self.folder)}. "
+                    f"Searching goes on meanwhile; try again when it has finished."
+                ) from error
         try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise CollectionLocked(
-                f"{self.folder} is being written by {_read_holder(self.folder)}. "
-                f"Searching goes on meanwhile; try again when it has finished."
-            ) from error
-        try:
-            _write_holder(self.folder)
+            with durable.writing(self.folder):
+                _write_holder(self.folder)
             if self._base is None:
                 self.snapshot = Snapshot.open(self.folder, self._before)
                 manifest.heal(self.folder, self.snapshot.manifest)
@@ -136,7 +139,8 @@ class Writer:
 
     def __exit__(self, *_: object) -> None:
         self._forget()
-        (self.folder / _HOLDER).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the disk may be gone; nothing hangs on it
+            (self.folder / _HOLDER).unlink(missing_ok=True)
         self._lock.release()
 
     def _forget(self) -> None:
