@@ -134,16 +134,17 @@ class Writer:
             self._lock.release()
             raise
         self.next_row_id = self.snapshot.manifest.next_row_id
-        self._forget()
+        self.forget()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._forget()
+        self.forget()
         with contextlib.suppress(OSError):  # the disk may be gone; nothing hangs on it
             (self.folder / _HOLDER).unlink(missing_ok=True)
         self._lock.release()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop everything that is staged."""
         self._rows: list[tuple[int, str, NewRow]] = []
         self._grids: list[tuple[str, Grid]] = []
         self._items: dict[str, dict[str, Any]] = {}
@@ -220,7 +221,7 @@ class Writer:
             origin = (dict(provenance),) if provenance and table == "rows" else ()
             files.append(self.write_table(table, content.schema, [content], origin))
         self._install(files=tuple(files), roots=(*state.roots, *self._roots), **changes)
-        self._forget()
+        self.forget()
         return self.snapshot
 
     def replace_segments(

@@ -106,6 +106,7 @@ ORDER = [
     "repair_plan",
     "repair",
     "purge",
+    "reembed",
     "duplicates",
     "export.report",
     "export.copying",

@@ -31,6 +31,7 @@ from perception_search.show import (
 if TYPE_CHECKING:
     from perception_search.collection import Collection
     from perception_search.duplicates import Group
+    from perception_search.reembed import Move
     from perception_search.repair_plan import Loss, Plan
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
@@ -209,3 +210,81 @@ def _write_duplicates(path: Path, collection: "Collection", groups: "list[Group]
     ]
     title = f"{display(collection.path.name)}: {len(groups)} groups of files that show the same"
     write_page(path, collection, results, title=title)
+
+
+@app.command()
+def reembed(
+    path: Folder,
+    model: Annotated[str, typer.Option(help="The new model: starter, or a PE-Core model.")],
+    weights: Weights = None,
+    projection: Projection = None,
+    drop_missing: Annotated[
+        bool, typer.Option("--drop-missing", help="Leave out files that are not there now.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away what an earlier run has embedded.")
+    ] = False,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Move a collection to another model; the old one answers until all is embedded.
+
+    \b
+    perception-search reembed photos.ps --model PE-Core-L14-336 --dry-run
+    perception-search reembed photos.ps --model PE-Core-L14-336
+
+    Ctrl-C stops it, and the same command goes on. What comes in or goes out meanwhile is followed.
+    Paths, your own columns and what was removed stay as they are.
+    """
+    from perception_search.encoder import load_encoder
+
+    collection = open_collection(path)
+    encoder = load_encoder(
+        model,
+        weights=weights,
+        projection=projection,
+        device=device,
+        dtype=dtype,
+        pooling="raw-frames" if collection.identity.pools_raw_frames else "unit-frames",
+    )
+    old = collection.identity
+
+    def planned(move: "Move") -> None:
+        if as_json:
+            print_json(asdict(move) | {"missing": [str(file) for file in move.missing]})
+            return
+        hours, minutes = divmod(round(move.encode_seconds / 60), 60)
+        print_line(
+            f"{move.num_files} files from {old.model} (dim {old.dim}) to {move.model} (dim "
+            f"{move.dim}), {move.num_done} embedded before; {move.num_frames} frames are left, "
+            f"about {hours}:{minutes:02d} h to embed, and decoding beside it"
+        )
+        if dry_run or drop_missing:
+            for file in move.missing:
+                print_line(f"missing  {display(file)}")
+
+    with progress() as show:
+        try:
+            collection.reembed(
+                encoder,
+                weights={
+                    "weights": str(absolute(weights)) if weights else None,
+                    "projection": str(absolute(projection)) if projection else None,
+                },
+                drop_missing=drop_missing,
+                restart=restart,
+                dry_run=dry_run,
+                on_plan=planned,
+                on_progress=show,
+            )
+        except KeyboardInterrupt:
+            say(f"Stopped. {old.model} answers as before; run the same command to go on.")
+            raise typer.Exit(130) from None
+    if not dry_run:
+        described = collection.info()
+        if as_json:
+            print_json(described)
+        else:
+            print_line(f"{described['rows']} rows of {described['model']}")
