@@ -50,7 +50,6 @@ from perception_search.survey import (
     Survey,
     survey,
 )
-from perception_search.text_cache import TextCache
 from perception_search.writer import Writer, create_folder
 
 if TYPE_CHECKING:
@@ -435,7 +434,7 @@ class Collection:
             CollectionMismatch: the encoder is not the one the collection was made with.
         """
         snapshot = self.snapshot
-        encode = self.query_encoder(snapshot)
+        encode = self._encoder.for_queries(snapshot)
         words = [*([query] if query is not None else []), *texts]
         parts = [*encode.texts(words), *encode.images(images), *encode.videos(videos)]
         target = Target(mix(parts), encode.texts(minus))
@@ -468,7 +467,7 @@ class Collection:
             QueryError: one of the queries is empty, or `where` cannot be used.
         """
         snapshot = self.snapshot
-        encode = self.query_encoder(snapshot)
+        encode = self._encoder.for_queries(snapshot)
         parts = [*encode.texts(texts), *encode.images(images), *encode.videos(videos)]
         taken_away = encode.texts(minus)
         targets = [Target(mix([words, *parts]), taken_away) for words in encode.texts(queries)]
@@ -533,18 +532,9 @@ class Collection:
             check_same_model(snapshot, newest)
             return self._searcher.search(newest, targets, **how)
 
-    def query_encoder(self, snapshot: Snapshot | None = None) -> QueryEncoder:
-        """What embeds queries: words, through the collection's cache, pictures and videos; for a
-        version, by default the newest.
-        """
-        described = (snapshot or self.snapshot).manifest.collection
-        identity = Identity(**described["identity"])
-        how_read = identity.text_sha256
-        how_read += " split" if self._encoder.long_texts == "split" else ""
-        cache = TextCache(self.path / text_cache.FILE, how_read, identity.dim)
-        return QueryEncoder(
-            cache, self.sampling, lambda tower: self._encoder.for_tower(tower, described)
-        )
+    def query_encoder(self) -> QueryEncoder:
+        """What embeds queries: words, through the collection's cache, pictures and videos."""
+        return self._encoder.for_queries(self.snapshot)
 
     def duplicates(self, **how: Any) -> list[duplicates.Group]:
         """Groups of files that show the same; see `duplicates.duplicates` for what it takes."""

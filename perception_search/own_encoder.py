@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perception_search import text_cache
 from perception_search.encoder import Encoder, Identity, load_encoder
 from perception_search.errors import CollectionMismatch, QueryError
+from perception_search.query import QueryEncoder
 from perception_search.snapshot import Snapshot
+from perception_search.text_cache import TextCache
 
 if TYPE_CHECKING:
     from perception_search.encoder.tokenizer import LongTexts
@@ -82,6 +85,18 @@ class OwnEncoder:
                     f"Open it with what made it, or create another collection."
                 )
         return self.encoder
+
+    def for_queries(self, snapshot: Snapshot) -> QueryEncoder:
+        """What embeds queries to one version: words, through the collection's cache, pictures and
+        videos.
+        """
+        described = snapshot.manifest.collection
+        ours = Identity(**described["identity"])
+        how_read = ours.text_sha256 + (" split" if self.long_texts == "split" else "")
+        cache = TextCache(self.path / text_cache.FILE, how_read, ours.dim)
+        return QueryEncoder(
+            cache, snapshot.sampling, lambda tower: self.for_tower(tower, described)
+        )
 
     def _is_outdated(self, ours: Identity) -> bool:
         """Whether the collection has moved to another model since its encoder was loaded."""

@@ -16,7 +16,7 @@ from perception_search.verify import verify
 from perception_search.writer import Writer
 
 EVERY = os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long"
-"""Stop at every durable operation, not at every seventh."""
+"""Stop at every durable operation, not at every twelfth."""
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_stopped_at_any_operation_another_purge_completes_it(made, tmp_path, mon
         shutil.rmtree(copy)
         if not stopped:
             break
-        number += 1 if EVERY else 7
+        number += 1 if EVERY else 12
     assert number > 40
 
 

@@ -19,7 +19,7 @@ from perception_search.verify import verify
 from perception_search.writer import Writer
 
 EVERY = os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long"
-"""Stop at every durable operation, not at every seventeenth."""
+"""Stop at every durable operation, not at every twenty-ninth."""
 
 
 class OtherEncoder(ColourEncoder):
@@ -215,7 +215,7 @@ def test_stopped_at_any_operation_it_goes_on(made, tmp_path, monkeypatch):
         shutil.rmtree(copy)
         if not stopped:
             break
-        number += 1 if EVERY else 17
+        number += 1 if EVERY else 29
     assert number > 60
 
 

@@ -25,7 +25,7 @@ from perception_search.verify import verify
 from perception_search.writer import Writer
 
 EVERY = os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long"
-"""Stop at every durable operation, not at every fifth."""
+"""Stop at every durable operation, not at every fourteenth."""
 KINDS = (
     "copy a", "copy b", "collection.json", "rows", "grid", "items", "paths", "index", "record",
     "cache",
@@ -308,5 +308,5 @@ def test_stopping_a_repair_at_any_operation_leaves_nothing_worse(made, tmp_path,
         shutil.rmtree(path)
         if not stopped:
             break
-        number += 1 if EVERY else 9
+        number += 1 if EVERY else 14
     assert number > 40

@@ -11,7 +11,7 @@ from perception_search.salvage import salvage
 from perception_search.snapshot import Snapshot
 
 SEED = int(os.environ.get("PERCEPTION_SEARCH_SEED", random.randrange(1 << 32)))
-NUM_FLIPS = 5000 if os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long" else 150
+NUM_FLIPS = 5000 if os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long" else 50
 
 
 @pytest.mark.parametrize("table", ["rows", "grid", "items", "paths"])
