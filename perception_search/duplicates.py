@@ -25,7 +25,7 @@ NEAR = 0.05
 """Cosine distance up to which two items look alike."""
 _ROWS_AT_ONCE = 2048
 _COLUMNS_AT_ONCE = 4096
-_PAIRS_AT_ONCE = 65_536
+_PAIRS_AT_ONCE = 8192
 _MARGIN = 2.0**-6
 """More than products in bfloat16 can be off: both factors and the result by 2^-8 each."""
 

@@ -302,7 +302,7 @@ class _Tables:
         empty = pa.schema(tables.ITEM_FIELDS) if table == "items" else tables.PATHS
         merged = latest(parts, key) if parts else empty.empty_table()
         if num_adopted := merged.num_rows - num_before:
-            what = f"{num_adopted} records of {table} in whole files that the version does not name"
+            what = f"{num_adopted} records of {table}, as whole files have them that no one names"
             self.found.do("adopt", self.folder / table, what)
         return merged, changed
 
@@ -351,7 +351,8 @@ class _Tables:
                 here.add(content_hash)
                 record = _record(file, content_hash)
                 self.paths[file.path] = self.mended.paths[file.path] = record
-                self.found.do("find", file.path, "its record was damaged; known by its content")
+                reason = "its record was damaged; in again by its content, even if it was removed"
+                self.found.do("find", file.path, reason)
         for content_hash in sorted(homeless.keys() - here):
             reason = f"where the {self.items[content_hash]['kind']} {content_hash} lay"
             self.found.losses.append(

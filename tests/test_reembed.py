@@ -1,5 +1,6 @@
 """Reembed: the old model answers until the new one is complete, and nothing is lost on the way."""
 
+import json
 import os
 import shutil
 
@@ -239,3 +240,25 @@ def test_a_purge_reaches_into_a_move_that_is_under_way(made):
     assert np.isin(left.items["content_hash"].to_pylist(), [removed]).sum() == 0
     move(path, OtherEncoder())
     assert len(found(path, OtherEncoder())) == 8
+
+
+def test_reembed_says_what_it_takes_first(run, made, monkeypatch):
+    path, _, files = made
+    monkeypatch.setattr("perception_search.encoder.load_encoder", lambda *_, **__: OtherEncoder())
+    files[2].unlink()
+    code, out, err = run("reembed", path, "--model", "others", "--dry-run")
+    assert code == 0
+    assert out.splitlines()[0].startswith("9 files from colours (dim 64) to others (dim 32), 0 emb")
+    assert out.splitlines()[1] == f"missing  {files[2]}"
+    assert Snapshot.open(path).manifest.collection["identity"]["model"] == "colours"
+    code, _, err = run("reembed", path, "--model", "others")
+    assert code == 1
+    assert "leave them out with --drop-missing" in err
+    code, out, _ = run("reembed", path, "--model", "others", "--drop-missing", "--json")
+    assert code == 0
+    plan, described = (json.loads(line) for line in out.splitlines())
+    assert (plan["num_files"], plan["num_done"], plan["missing"]) == (9, 0, [str(files[2])])
+    assert described["model"] == "others"
+    code, _, err = run("reembed", path, "--model", "others")
+    assert code == 1
+    assert "has this model and these weights already" in err

@@ -1,5 +1,6 @@
 """Repair: what is damaged comes back or is named, and nothing is ever worse than before."""
 
+import json
 import os
 import shutil
 import warnings
@@ -310,3 +311,31 @@ def test_stopping_a_repair_at_any_operation_leaves_nothing_worse(made, tmp_path,
             break
         number += 1 if EVERY else 14
     assert number > 40
+
+
+def test_repair_prints_the_plan_and_what_is_lost(run, made, copy, tmp_path, monkeypatch):
+    _, media = made
+    monkeypatch.setattr("perception_search.own_encoder.load_encoder", lambda *_, **__: None)
+    code, out, err = run("repair", copy)
+    assert (code, out) == (0, "")
+    assert "nothing to mend" in err
+    (copy / "rows" / f"{durable.TEMPORARY_PREFIX}1-abc").write_bytes(b"half")
+    flipped(victim(copy, "copy b"))
+    code, plan, err = run("repair", copy, "--dry-run")
+    assert code == 0
+    assert [line.split("  ")[0] for line in plan.splitlines()] == ["heal", "delete"]
+    assert "2 steps, 0 lost; nothing was changed." in err
+    code, out, err = run("repair", copy)
+    assert (code, out) == (0, plan)
+    assert run("repair", copy)[1] == ""
+    media.rename(tmp_path / "away")
+    try:
+        truncated(victim(copy, "rows"))
+        code, out, err = run("repair", copy, "--json")
+    finally:
+        (tmp_path / "away").rename(media)
+    said = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert {line["action"] for line in said} == {"replace", "rebuild", "lost"}
+    assert all(set(line) == {"action", "path", "reason"} for line in said)
+    assert "2 steps done, 13 lost." in err
