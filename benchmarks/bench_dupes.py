@@ -9,7 +9,6 @@ is one JSON object.
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -60,8 +59,9 @@ def found(folder: Path, near: float) -> tuple[list[int], float, int]:
     started = time.perf_counter()
     groups = duplicates(Snapshot.open(folder), near=near)
     seconds = time.perf_counter() - started
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return [len(group.files) for group in groups], seconds, peak
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+    return [len(group.files) for group in groups], seconds, 1024 * peak
 
 
 def main() -> None:
