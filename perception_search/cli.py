@@ -22,6 +22,7 @@ from perception_search.commands import eval_classes  # noqa: F401
 from perception_search.commands import eval_retrieval  # noqa: F401
 from perception_search.commands import eval_report  # noqa: F401
 from perception_search.commands import status  # noqa: F401
+from perception_search.commands import upkeep  # noqa: F401
 from perception_search.commands import models  # noqa: F401
 from perception_search.commands import features  # noqa: F401
 from perception_search.commands import plan  # noqa: F401
@@ -48,7 +49,8 @@ def main() -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, FileNotFoundError):
+    is_ours = isinstance(error, PerceptionSearchError | FileNotFoundError)
+    if isinstance(error, OSError) and error.strerror and not is_ours:
         where = f" ({display(str(error.filename))})" if error.filename else ""
         return f"{error.strerror}{where}. What was reported before is safe; run it again to go on."
     text = str(error) or type(error).__name__

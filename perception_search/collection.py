@@ -12,16 +12,20 @@ import numpy as np
 
 from perception_search import (
     current_index,
+    duplicates,
     manifest,
     media,
     overview,
     removal,
     resegment,
     tables,
+    text_cache,
     tuning,
 )
 from perception_search import index as indexing
 from perception_search import ingest as ingesting
+from perception_search import purge as purging
+from perception_search import reembed as reembedding
 from perception_search import verify as verifying
 from perception_search.encoder import Encoder, Identity, load_encoder
 from perception_search.encoder.auto import choose_model, notice_for
@@ -31,7 +35,7 @@ from perception_search.frames import Sampling
 from perception_search.hits import Hits
 from perception_search.ingest import IngestReport
 from perception_search.media import absolute
-from perception_search.own_encoder import OwnEncoder
+from perception_search.own_encoder import OwnEncoder, check_same_model
 from perception_search.query import QueryEncoder, mix
 from perception_search.recipe import AUTO, USUAL_RECALL
 from perception_search.scoring import Target
@@ -46,7 +50,6 @@ from perception_search.survey import (
     Survey,
     survey,
 )
-from perception_search.text_cache import TextCache
 from perception_search.writer import Writer, create_folder
 
 if TYPE_CHECKING:
@@ -56,8 +59,6 @@ if TYPE_CHECKING:
     from perception_search.encoder.tokenizer import LongTexts
     from perception_search.query import Picture
     from perception_search.relevance import OnProgress
-
-_CACHE = "cache/text.sqlite"
 
 
 class Collection:
@@ -175,7 +176,7 @@ class Collection:
     @property
     def identity(self) -> Identity:
         """Model, weights and preprocessing that every embedding here comes from."""
-        return Identity(**self._snapshot.manifest.collection["identity"])
+        return Identity(**self.snapshot.manifest.collection["identity"])
 
     @property
     def notice(self) -> str | None:
@@ -210,7 +211,7 @@ class Collection:
             WeightsNotFound: there are no weights.
             QueryError: the collection was made without a text tower.
         """
-        return self._encoder.for_tower(tower, self._snapshot.manifest.collection)
+        return self._encoder.for_tower(tower, self.snapshot.manifest.collection)
 
     def info(self) -> dict[str, Any]:
         """What is in it, by name, ready for JSON. Needs no weights."""
@@ -301,7 +302,7 @@ class Collection:
         with Writer(self.path, self._snapshot) as writer:
             report = ingesting.ingest(
                 writer,
-                self.encoder_for("vision"),
+                self._encoder.for_tower("vision", writer.snapshot.manifest.collection),
                 found,
                 roots,
                 options,
@@ -350,6 +351,17 @@ class Collection:
         """
         with Writer(self.path, self._snapshot) as writer:
             return removal.remove(writer, [absolute(path) for path in _as_list(paths)], where)
+
+    def purge(self) -> purging.Purge:
+        """Take what was removed out of every file of the collection, at once and for good."""
+        with Writer(self.path, self._snapshot) as writer:
+            report = purging.purge(writer)
+            reembedding.purge_coming(writer)
+        return report
+
+    def reembed(self, encoder: Encoder, **how: Any) -> None:
+        """Move to another model while the old one answers; see `reembed.reembed`."""
+        reembedding.reembed(self.path, encoder, **how)
 
     def resegment(
         self,
@@ -421,12 +433,14 @@ class Collection:
             MediaError: a query picture or video cannot be read.
             CollectionMismatch: the encoder is not the one the collection was made with.
         """
-        encode = self.query_encoder()
+        snapshot = self.snapshot
+        encode = self._encoder.for_queries(snapshot)
         words = [*([query] if query is not None else []), *texts]
         parts = [*encode.texts(words), *encode.images(images), *encode.videos(videos)]
         target = Target(mix(parts), encode.texts(minus))
-        how = {"min_score": min_score, "relevant": relevant, "normalised": normalised}
-        [hits] = self._ranked([target], k=k, condition=where, whole=whole, moments=moments, **how)
+        how: dict[str, Any] = {"min_score": min_score, "relevant": relevant, "whole": whole}
+        how["normalised"] = normalised
+        [hits] = self._ranked(snapshot, [target], k=k, condition=where, moments=moments, **how)
         return hits
 
     def search_many(
@@ -452,12 +466,14 @@ class Collection:
         Raises:
             QueryError: one of the queries is empty, or `where` cannot be used.
         """
-        encode = self.query_encoder()
+        snapshot = self.snapshot
+        encode = self._encoder.for_queries(snapshot)
         parts = [*encode.texts(texts), *encode.images(images), *encode.videos(videos)]
         taken_away = encode.texts(minus)
         targets = [Target(mix([words, *parts]), taken_away) for words in encode.texts(queries)]
-        how = {"min_score": min_score, "relevant": relevant, "normalised": normalised}
-        return self._ranked(targets, k=k, condition=where, whole=whole, moments=moments, **how)
+        how: dict[str, Any] = {"min_score": min_score, "relevant": relevant, "whole": whole}
+        how["normalised"] = normalised
+        return self._ranked(snapshot, targets, k=k, condition=where, moments=moments, **how)
 
     def prepare_relevance(self, on_progress: "OnProgress | None" = None) -> None:
         """Measure now what `relevant` and `normalised` need, not at the first such search."""
@@ -496,28 +512,33 @@ class Collection:
         positions = np.flatnonzero(mine & np.isin(snapshot.rows.scope, scopes))
         target = Target(snapshot.rows.embeddings(positions[:1])[0])
         [hits] = self._ranked(
-            [target], k=k, condition=where, min_score=min_score, exclude=record.content_hash
+            snapshot,
+            [target],
+            k=k,
+            condition=where,
+            min_score=min_score,
+            exclude=record.content_hash,
         )
         return hits
 
-    def _ranked(self, targets: Sequence[Target], **how: Any) -> list[Hits]:
-        """Search the newest version; once more where a file of it was just replaced."""
-        snapshot = self.snapshot
+    def _ranked(self, snapshot: Snapshot, targets: Sequence[Target], **how: Any) -> list[Hits]:
+        """Search a version; the newest where a file of it was just replaced."""
         try:
             return self._searcher.search(snapshot, targets, **how)
         except CollectionDamaged:
-            if manifest.versions(self.path)[-1] == snapshot.version:
+            newest = self.snapshot
+            if newest.version == snapshot.version:
                 raise
-            return self._searcher.search(self.snapshot, targets, **how)
+            check_same_model(snapshot, newest)
+            return self._searcher.search(newest, targets, **how)
 
     def query_encoder(self) -> QueryEncoder:
         """What embeds queries: words, through the collection's cache, pictures and videos."""
-        cache = self._text_cache(split=self._encoder.long_texts == "split")
-        return QueryEncoder(cache, self.sampling, self.encoder_for)
+        return self._encoder.for_queries(self.snapshot)
 
-    def _text_cache(self, *, split: bool = False) -> TextCache:
-        how_read = self.identity.text_sha256 + (" split" if split else "")
-        return TextCache(self.path / _CACHE, how_read, self.identity.dim)
+    def duplicates(self, **how: Any) -> list[duplicates.Group]:
+        """Groups of files that show the same; see `duplicates.duplicates` for what it takes."""
+        return duplicates.duplicates(self.snapshot, **how)
 
     # Its index
 
@@ -558,7 +579,7 @@ class Collection:
 
     def asked(self) -> "NDArray[np.float32]":
         """Embeddings (N, dim) of queries that were asked in words, by which an index is tuned."""
-        return self._text_cache().embeddings(tuning.NUM_QUERIES)
+        return text_cache.asked(self.path, self.identity.dim, tuning.NUM_QUERIES)
 
     def verify(self, *, quick: bool = False) -> list[verifying.Damage]:
         """Everything that is damaged; empty when all is well. Changes nothing.

@@ -44,6 +44,12 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, default=str) + "\n")
 
 
+def print_file(path: Path) -> None:
+    """A file's name as a line of a result: its exact bytes, whatever they are."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+
+
 def print_hits(
     hits: "Sequence[Hit]", *, as_json: bool, files_only: bool, query: str | None = None
 ) -> None:
@@ -59,8 +65,7 @@ def print_hits(
             extra = {} if query is None else {"query": query, "rank": rank}
             print_json(extra | hit.as_dict())
         elif files_only:
-            sys.stdout.flush()  # then the exact bytes of the name, whatever they are
-            sys.stdout.buffer.write(os.fsencode(hit.path) + b"\n")
+            print_file(hit.path)
         else:
             moment = ""
             if hit.start_seconds is not None and hit.end_seconds is not None:
@@ -76,15 +81,20 @@ def write_page(
     *,
     strips: bool = False,
     right: Callable[[str, Path], bool] | None = None,
+    title: str | None = None,
 ) -> None:
-    """Queries and hits as an HTML file with pictures; see `page.render` for the options."""
+    """Queries and hits as an HTML file with pictures; see `page.render` for the options.
+
+    `title` is its heading; by default the collection's name and the number of queries.
+    """
     from perception_search.decode import MediaReader
     from perception_search.page import render
 
     with MediaReader() as reader:
         text = render(
             results,
-            title=f"{display(collection.path.name)}: {len(results)} "
+            title=title
+            or f"{display(collection.path.name)}: {len(results)} "
             + ("query" if len(results) == 1 else "queries"),
             model=collection.identity.model,
             notice=collection.notice,

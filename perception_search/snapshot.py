@@ -199,6 +199,8 @@ class Snapshot:
         self.manifest = state
         self.dim = int(state.collection["identity"]["dim"])
         self._checked: set[str] = before._checked if before is not None else set()
+        if before is not None and before.dim != self.dim:
+            before = None  # of another model: what was read of none of its rows is no beginning
         self._read_before = before._read() if before is not None else {}
         self._joined_before = before._joined() if before is not None else None
         self._num_kept: dict[str, int] = {}  # records of the version before that still hold

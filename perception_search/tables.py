@@ -91,6 +91,11 @@ def grid_schema(dim: int) -> pa.Schema:
     )
 
 
+def schema_of(table: str, dim: int) -> pa.Schema:
+    """The schema of `rows` or `grid`."""
+    return rows_schema(dim) if table == "rows" else grid_schema(dim)
+
+
 def embedding_array(matrix: NDArray[np.float16]) -> pa.Array:
     """A matrix (N, dim) as the column that the schemas above hold."""
     flat = pa.array(np.ascontiguousarray(matrix).reshape(-1))
