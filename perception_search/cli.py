@@ -15,6 +15,7 @@ from perception_search.commands import library  # noqa: F401
 from perception_search.commands import indexing  # noqa: F401
 from perception_search.commands import ask  # noqa: F401
 from perception_search.commands import language  # noqa: F401
+from perception_search.commands import captions  # noqa: F401
 from perception_search.commands import export  # noqa: F401
 from perception_search.commands import embeddings  # noqa: F401
 from perception_search.commands import evaluate  # noqa: F401

@@ -23,6 +23,7 @@ from perception_search import (
 from perception_search import index as indexing
 from perception_search import ingest as ingesting
 from perception_search import verify as verifying
+from perception_search.caption_search import CAPTION_CACHE, By
 from perception_search.encoder import Encoder, Identity, load_encoder
 from perception_search.encoder.auto import choose_model, notice_for
 from perception_search.encoder.protocol import Pooling
@@ -32,7 +33,7 @@ from perception_search.hits import Hits
 from perception_search.ingest import IngestReport
 from perception_search.media import absolute
 from perception_search.own_encoder import OwnEncoder
-from perception_search.query import QueryEncoder, mix
+from perception_search.query import QueryEncoder
 from perception_search.recipe import AUTO, USUAL_RECALL
 from perception_search.scoring import Target
 from perception_search.searcher import Searcher
@@ -72,7 +73,10 @@ class Collection:
         self._encoder = encoder
         self._snapshot = Snapshot.open(path)
         self._searcher = Searcher(
-            path, encoder.device, lambda new: self.encoder_for("text").encode_text(new)
+            path,
+            encoder.device,
+            lambda new: self.encoder_for("text").encode_text(new),
+            self._embed_captions,
         )
 
     # Making and opening
@@ -392,6 +396,7 @@ class Collection:
         normalised: bool = False,
         whole: bool = False,
         moments: bool = False,
+        by: By = "vectors",
     ) -> Hits:
         """The `k` items, or moments of videos, that show best what is asked for, best first.
 
@@ -412,6 +417,8 @@ class Collection:
             whole: rank videos as wholes, by PE's own protocol, instead of by their best segment.
             moments: rank the moments of videos instead of items: a video is found as often as it
                 shows what is asked for, each time with its own times and score.
+            by: `vectors` looks at the pictures. `words` looks for the words in captions, `captions`
+                compares their embeddings, `hybrid` fuses vectors and words; see `caption_search`.
 
         Returns:
             Hits; a video's has the times of its best moment.
@@ -421,12 +428,16 @@ class Collection:
             MediaError: a query picture or video cannot be read.
             CollectionMismatch: the encoder is not the one the collection was made with.
         """
-        encode = self.query_encoder()
-        words = [*([query] if query is not None else []), *texts]
-        parts = [*encode.texts(words), *encode.images(images), *encode.videos(videos)]
-        target = Target(mix(parts), encode.texts(minus))
-        how = {"min_score": min_score, "relevant": relevant, "normalised": normalised}
-        [hits] = self._ranked([target], k=k, condition=where, whole=whole, moments=moments, **how)
+        how = {"min_score": min_score, "relevant": relevant, "normalised": normalised, "by": by}
+        targets = self.query_encoder().targets(
+            [query],
+            texts=texts,
+            images=images,
+            videos=videos,
+            minus=minus,
+            words_only=by == "words",
+        )
+        [hits] = self._ranked(targets, k=k, condition=where, whole=whole, moments=moments, **how)
         return hits
 
     def search_many(
@@ -444,6 +455,7 @@ class Collection:
         normalised: bool = False,
         whole: bool = False,
         moments: bool = False,
+        by: By = "vectors",
     ) -> list[Hits]:
         """What `search` finds for each of many queries, in order and faster than one by one.
 
@@ -452,11 +464,15 @@ class Collection:
         Raises:
             QueryError: one of the queries is empty, or `where` cannot be used.
         """
-        encode = self.query_encoder()
-        parts = [*encode.texts(texts), *encode.images(images), *encode.videos(videos)]
-        taken_away = encode.texts(minus)
-        targets = [Target(mix([words, *parts]), taken_away) for words in encode.texts(queries)]
-        how = {"min_score": min_score, "relevant": relevant, "normalised": normalised}
+        how = {"min_score": min_score, "relevant": relevant, "normalised": normalised, "by": by}
+        targets = self.query_encoder().targets(
+            queries,
+            texts=texts,
+            images=images,
+            videos=videos,
+            minus=minus,
+            words_only=by == "words",
+        )
         return self._ranked(targets, k=k, condition=where, whole=whole, moments=moments, **how)
 
     def prepare_relevance(self, on_progress: "OnProgress | None" = None) -> None:
@@ -515,9 +531,13 @@ class Collection:
         cache = self._text_cache(split=self._encoder.long_texts == "split")
         return QueryEncoder(cache, self.sampling, self.encoder_for)
 
-    def _text_cache(self, *, split: bool = False) -> TextCache:
+    def _embed_captions(self, texts: Sequence[str]) -> "NDArray[np.float32]":
+        cache = self._text_cache(CAPTION_CACHE, split=self._encoder.long_texts == "split")
+        return cache.encode(texts, lambda new: self.encoder_for("text").encode_text(new))
+
+    def _text_cache(self, name: str = _CACHE, *, split: bool = False) -> TextCache:
         how_read = self.identity.text_sha256 + (" split" if split else "")
-        return TextCache(self.path / _CACHE, how_read, self.identity.dim)
+        return TextCache(self.path / name, how_read, self.identity.dim)
 
     # Its index
 
