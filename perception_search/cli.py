@@ -22,6 +22,7 @@ from perception_search.commands import evaluate  # noqa: F401
 from perception_search.commands import eval_classes  # noqa: F401
 from perception_search.commands import eval_retrieval  # noqa: F401
 from perception_search.commands import eval_report  # noqa: F401
+from perception_search.commands import eval_captions  # noqa: F401
 from perception_search.commands import status  # noqa: F401
 from perception_search.commands import models  # noqa: F401
 from perception_search.commands import features  # noqa: F401

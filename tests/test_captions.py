@@ -1,5 +1,6 @@
 """Captions: stored, replaced, resumed, kept through kills; found by words, by vectors, by both."""
 
+import importlib.util
 import json
 import math
 import os
@@ -28,6 +29,8 @@ from perception_search.page import render
 from perception_search.snapshot import PathRecord, Snapshot
 from perception_search.verify import verify
 from perception_search.writer import Writer
+
+PARITY = Path(__file__).parent.parent / ".venv-parity/bin/python"
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 
@@ -489,3 +492,31 @@ def test_the_command_takes_captions_in_and_search_shows_them(run, tmp_path):
         "or the moments.\n"
     )
     assert run("caption", path)[0] == 2
+
+
+def test_stored_captions_are_scored_where_the_library_for_it_is(run, photos, tmp_path):
+    truths = [
+        {"file": "green.png", "captions": ["a dog", "one dog"]},
+        {"file": "blue.png", "caption": "letters on a wall"},
+        {"file": "nowhere.png", "caption": "a cat"},
+    ]
+    file = tmp_path / "truths.json"
+    file.write_text(json.dumps(truths))
+    command = ("eval", "captions", photos.path, "--references", file)
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        code, _, err = run(*command)
+        assert code == 1
+        assert "pip install 'perception-search[cider]'" in err
+    if not PARITY.exists():
+        pytest.skip("make parity-env brings pycocoevalcap")
+    done = subprocess.run(
+        [PARITY, "-m", "perception_search", *map(str, command), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(PARITY.parent.parent.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (report["num_captions"], report["num_without"]) == (2, 1)
+    assert 0 < report["cider"] < 10
