@@ -299,7 +299,7 @@ def test_many_targets_find_what_each_finds_alone(snapshot, how):
 
 @pytest.mark.parametrize("has_gpu", [True, False])
 def test_one_target_is_scored_on_the_gpu_where_there_is_one(snapshot, monkeypatch, has_gpu):
-    searcher = Searcher(snapshot.folder, "cpu", lambda texts: None)
+    searcher = Searcher(snapshot.folder, "cpu")
     monkeypatch.setattr(Searcher, "_has_gpu", lambda _: has_gpu)
     [hits] = searcher.search(snapshot, [Target(unit(3))], k=5)
     assert (searcher._shortlister is not None) == has_gpu
