@@ -409,6 +409,8 @@ def test_every_hit_has_its_caption_with_model_and_licence(photos):
 def test_what_captions_cannot_do_is_said(photos, tmp_path):
     with pytest.raises(QueryError, match="items, not moments of videos"):
         photos.search("red", by="hybrid", moments=True)
+    with pytest.raises(QueryError, match="told of vectors alone"):
+        photos.search("red", by="hybrid", relevant=0.05)
     with pytest.raises(QueryError, match="give words"):
         photos.search(images=[Image.new("RGB", (8, 8))], by="hybrid")
     with pytest.raises(QueryError, match="searched by words alone"):

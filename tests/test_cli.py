@@ -79,6 +79,7 @@ def test_search_json_is_one_hit_a_line(run, made):
     assert set(first) == {
         "row_id", "path", "kind", "score", "start_seconds", "end_seconds", "best_seconds",
         "caption", "caption_model", "caption_licence", "vector_rank", "word_rank", "rerank_score",
+        "relevance",
     }  # fmt: skip
     assert first["score"] >= second["score"]
     assert first["path"].startswith(str(media))
