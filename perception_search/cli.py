@@ -15,12 +15,14 @@ from perception_search.commands import library  # noqa: F401
 from perception_search.commands import indexing  # noqa: F401
 from perception_search.commands import ask  # noqa: F401
 from perception_search.commands import language  # noqa: F401
+from perception_search.commands import captions  # noqa: F401
 from perception_search.commands import export  # noqa: F401
 from perception_search.commands import embeddings  # noqa: F401
 from perception_search.commands import evaluate  # noqa: F401
 from perception_search.commands import eval_classes  # noqa: F401
 from perception_search.commands import eval_retrieval  # noqa: F401
 from perception_search.commands import eval_report  # noqa: F401
+from perception_search.commands import eval_captions  # noqa: F401
 from perception_search.commands import status  # noqa: F401
 from perception_search.commands import upkeep  # noqa: F401
 from perception_search.commands import models  # noqa: F401

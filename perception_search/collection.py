@@ -3,7 +3,7 @@
 Every other way in (command line, page, benchmarks) is a thin caller of these methods.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from perception_search import ingest as ingesting
 from perception_search import purge as purging
 from perception_search import reembed as reembedding
 from perception_search import verify as verifying
+from perception_search.caption_search import By
 from perception_search.encoder import Encoder, Identity, load_encoder
 from perception_search.encoder.auto import choose_model, notice_for
 from perception_search.encoder.protocol import Pooling
@@ -36,7 +37,7 @@ from perception_search.hits import Hits
 from perception_search.ingest import IngestReport
 from perception_search.media import absolute
 from perception_search.own_encoder import OwnEncoder, check_same_model
-from perception_search.query import QueryEncoder, mix
+from perception_search.query import QueryEncoder
 from perception_search.recipe import AUTO, USUAL_RECALL
 from perception_search.scoring import Target
 from perception_search.searcher import Searcher
@@ -73,7 +74,10 @@ class Collection:
         self._encoder = encoder
         self._snapshot = Snapshot.open(path)
         self._searcher = Searcher(
-            path, encoder.device, lambda new: self.encoder_for("text").encode_text(new)
+            path,
+            encoder.device,
+            lambda new: self.encoder_for("text").encode_text(new),
+            lambda texts: self._encoder.embed_captions(self._snapshot, texts),
         )
 
     # Making and opening
@@ -404,6 +408,7 @@ class Collection:
         normalised: bool = False,
         whole: bool = False,
         moments: bool = False,
+        by: By = "vectors",
     ) -> Hits:
         """The `k` items, or moments of videos, that show best what is asked for, best first.
 
@@ -424,6 +429,8 @@ class Collection:
             whole: rank videos as wholes, by PE's own protocol, instead of by their best segment.
             moments: rank the moments of videos instead of items: a video is found as often as it
                 shows what is asked for, each time with its own times and score.
+            by: `vectors` looks at the pictures. `words` looks for the words in captions, `captions`
+                compares their embeddings, `hybrid` fuses vectors and words; see `caption_search`.
 
         Returns:
             Hits; a video's has the times of its best moment.
@@ -433,14 +440,10 @@ class Collection:
             MediaError: a query picture or video cannot be read.
             CollectionMismatch: the encoder is not the one the collection was made with.
         """
-        snapshot = self.snapshot
-        encode = self._encoder.for_queries(snapshot)
-        words = [*([query] if query is not None else []), *texts]
-        parts = [*encode.texts(words), *encode.images(images), *encode.videos(videos)]
-        target = Target(mix(parts), encode.texts(minus))
-        how: dict[str, Any] = {"min_score": min_score, "relevant": relevant, "whole": whole}
-        how["normalised"] = normalised
-        [hits] = self._ranked(snapshot, [target], k=k, condition=where, moments=moments, **how)
+        parts = {"texts": texts, "images": images, "videos": videos, "minus": minus}
+        how = {"k": k, "condition": where, "min_score": min_score, "relevant": relevant}
+        how |= {"normalised": normalised, "whole": whole, "moments": moments}
+        [hits] = self._found([query], parts, by=by, **how)
         return hits
 
     def search_many(
@@ -458,6 +461,7 @@ class Collection:
         normalised: bool = False,
         whole: bool = False,
         moments: bool = False,
+        by: By = "vectors",
     ) -> list[Hits]:
         """What `search` finds for each of many queries, in order and faster than one by one.
 
@@ -466,14 +470,10 @@ class Collection:
         Raises:
             QueryError: one of the queries is empty, or `where` cannot be used.
         """
-        snapshot = self.snapshot
-        encode = self._encoder.for_queries(snapshot)
-        parts = [*encode.texts(texts), *encode.images(images), *encode.videos(videos)]
-        taken_away = encode.texts(minus)
-        targets = [Target(mix([words, *parts]), taken_away) for words in encode.texts(queries)]
-        how: dict[str, Any] = {"min_score": min_score, "relevant": relevant, "whole": whole}
-        how["normalised"] = normalised
-        return self._ranked(snapshot, targets, k=k, condition=where, moments=moments, **how)
+        parts = {"texts": texts, "images": images, "videos": videos, "minus": minus}
+        how = {"k": k, "condition": where, "min_score": min_score, "relevant": relevant}
+        how |= {"normalised": normalised, "whole": whole, "moments": moments}
+        return self._found(queries, parts, by=by, **how)
 
     def prepare_relevance(self, on_progress: "OnProgress | None" = None) -> None:
         """Measure now what `relevant` and `normalised` need, not at the first such search."""
@@ -511,15 +511,17 @@ class Collection:
         mine = np.asarray(snapshot.rows.content_hash.to_pylist(), object) == record.content_hash
         positions = np.flatnonzero(mine & np.isin(snapshot.rows.scope, scopes))
         target = Target(snapshot.rows.embeddings(positions[:1])[0])
-        [hits] = self._ranked(
-            snapshot,
-            [target],
-            k=k,
-            condition=where,
-            min_score=min_score,
-            exclude=record.content_hash,
-        )
+        how = {"k": k, "condition": where, "min_score": min_score}
+        [hits] = self._ranked(snapshot, [target], **how, exclude=record.content_hash)
         return hits
+
+    def _found(
+        self, queries: Sequence[str | None], parts: Mapping[str, Any], *, by: By, **how: Any
+    ) -> list[Hits]:
+        snapshot = self.snapshot
+        encode = self._encoder.for_queries(snapshot)
+        targets = encode.targets(queries, **parts, words_only=by == "words")
+        return self._ranked(snapshot, targets, by=by, **how)
 
     def _ranked(self, snapshot: Snapshot, targets: Sequence[Target], **how: Any) -> list[Hits]:
         """Search a version; the newest where a file of it was just replaced."""

@@ -1,9 +1,12 @@
 """A collection's own encoder: loaded when it is needed, refused where it is another's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from perception_search import text_cache
 from perception_search.encoder import Encoder, Identity, load_encoder
@@ -91,12 +94,23 @@ class OwnEncoder:
         videos.
         """
         described = snapshot.manifest.collection
-        ours = Identity(**described["identity"])
-        how_read = ours.text_sha256 + (" split" if self.long_texts == "split" else "")
-        cache = TextCache(self.path / text_cache.FILE, how_read, ours.dim)
         return QueryEncoder(
-            cache, snapshot.sampling, lambda tower: self.for_tower(tower, described)
+            self._cache(snapshot, text_cache.FILE),
+            snapshot.sampling,
+            lambda tower: self.for_tower(tower, described),
         )
+
+    def embed_captions(self, snapshot: Snapshot, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit embeddings (N, dim) of captions by the text tower, through a cache of their own."""
+        described = snapshot.manifest.collection
+        return self._cache(snapshot, text_cache.CAPTIONS_FILE).encode(
+            texts, lambda new: self.for_tower("text", described).encode_text(new)
+        )
+
+    def _cache(self, snapshot: Snapshot, name: str) -> TextCache:
+        ours = Identity(**snapshot.manifest.collection["identity"])
+        how_read = ours.text_sha256 + (" split" if self.long_texts == "split" else "")
+        return TextCache(self.path / name, how_read, ours.dim)
 
     def _is_outdated(self, ours: Identity) -> bool:
         """Whether the collection has moved to another model since its encoder was loaded."""

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 OnProgress = Callable[[int, int], None]
 
 _LOG_SECONDS = 10.0
+_CAPTION_WIDTH = 100
 
 
 def say(text: str) -> None:
@@ -70,8 +72,14 @@ def print_hits(
             moment = ""
             if hit.start_seconds is not None and hit.end_seconds is not None:
                 moment = f"  {clock(hit.start_seconds)} – {clock(hit.end_seconds)}"
-            print_line(f"{hit.score:.3f}  {display(hit.path)}{moment}")
+            words = f"  {_shortened(hit.caption)}" if hit.caption else ""
+            print_line(f"{hit.score:.3f}  {display(hit.path)}{moment}{words}")
     sys.stdout.flush()
+
+
+def _shortened(caption: str) -> str:
+    """A caption on one line, so much of it as people read at a glance."""
+    return display(textwrap.shorten(caption, _CAPTION_WIDTH, placeholder=" …"))
 
 
 def write_page(

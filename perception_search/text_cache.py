@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FILE = "cache/text.sqlite"
+CAPTIONS_FILE = "cache/captions.sqlite"
 MAX_ENTRIES = 100_000
 
 

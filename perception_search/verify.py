@@ -131,6 +131,13 @@ def _contents(folder: Path, state: Manifest) -> Iterator[Damage]:
                 yield Damage(path, "it holds an embedding that is not of unit length", _REPAIR)
         if num_rows != file.num_rows:
             yield Damage(path, f"it holds {num_rows} rows, not {file.num_rows}", _REPAIR)
+    for file in state.of("captions"):
+        path = folder / file.name
+        owners = tables.read(path, ["content_hash"])["content_hash"]
+        if not pc.all(pc.is_in(owners, value_set=known)).as_py():
+            yield Damage(path, "it holds captions of no item", _REPAIR)
+        if len(owners) != file.num_rows:
+            yield Damage(path, f"it holds {len(owners)} rows, not {file.num_rows}", _REPAIR)
     together = np.concatenate(ids) if ids else np.array([], np.int64)
     if len(np.unique(together)) != len(together):
         yield Damage(place, "a row id stands twice", _REPAIR)

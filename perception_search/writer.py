@@ -27,7 +27,7 @@ from perception_search import durable, manifest, tables
 from perception_search.errors import CollectionLocked
 from perception_search.manifest import Manifest, StoredFile
 from perception_search.segments import Segmentation
-from perception_search.snapshot import PathRecord, Snapshot, latest
+from perception_search.snapshot import Caption, PathRecord, Snapshot, latest
 
 ROWS_AT_ONCE = 4096
 MINIMUM_AGE_SECONDS = 24 * 3600.0
@@ -150,6 +150,7 @@ class Writer:
         self._items: dict[str, dict[str, Any]] = {}
         self._paths: dict[Path, PathRecord] = {}
         self._roots: list[str] = []
+        self._captions: dict[str, list[Caption]] = {}
 
     @property
     def num_staged_rows(self) -> int:
@@ -159,7 +160,8 @@ class Writer:
     @property
     def has_staged(self) -> bool:
         """Whether a commit would write anything."""
-        return bool(self._rows or self._grids or self._items or self._paths or self._roots)
+        tables_too = self._rows or self._grids or self._items or self._paths or self._captions
+        return bool(tables_too or self._roots)
 
     def add_item(
         self, item: Mapping[str, Any], rows: Sequence[NewRow] = (), grid: Grid | None = None
@@ -192,6 +194,16 @@ class Writer:
     def add_path(self, path: Path, record: PathRecord) -> None:
         """Stage what was seen at `path`."""
         self._paths[path] = record
+
+    def add_captions(self, content_hash: str, captions: Sequence[Caption]) -> None:
+        """Stage an item's captions, one or more, in the place of all that it has.
+
+        Raises:
+            ValueError: there is none, or one has no words.
+        """
+        if not captions or not all(caption.text.strip() for caption in captions):
+            raise ValueError("a caption without words cannot be stored")
+        self._captions[content_hash] = list(captions)
 
     def add_root(self, root: Path) -> None:
         """Stage `root` as a folder whose files are followed; a known one is not staged again."""
@@ -287,6 +299,8 @@ class Writer:
             yield "items", items_table(self._items.values())
         if self._paths:
             yield "paths", _paths_table(self._paths)
+        if self._captions:
+            yield "captions", _captions_table(self._captions)
 
     def write_table(
         self,
@@ -297,6 +311,9 @@ class Writer:
     ) -> StoredFile:
         """Write one file of a table, safe on disk; no version names it yet."""
         folder = self.folder / table
+        if not folder.is_dir():  # a collection from before there was such a table
+            folder.mkdir()
+            durable.sync_folder(self.folder)
         with durable.pending(folder) as new:
             num_rows = tables.write(new.file, schema, parts)
             sha256 = new.sha256()
@@ -464,6 +481,14 @@ def _paths_table(paths: Mapping[Path, PathRecord]) -> pa.Table:
         name: [getattr(record, name) for record in records] for name in PathRecord._fields
     }
     return pa.table(columns, schema=tables.PATHS)
+
+
+def _captions_table(captions: Mapping[str, Sequence[Caption]]) -> pa.Table:
+    pairs = [(content_hash, one) for content_hash, some in captions.items() for one in some]
+    columns = {"content_hash": [content_hash for content_hash, _ in pairs]} | {
+        name: [getattr(caption, name) for _, caption in pairs] for name in Caption._fields
+    }
+    return pa.table(columns, schema=tables.CAPTIONS)
 
 
 def _write_holder(folder: Path) -> None:
