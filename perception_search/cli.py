@@ -15,13 +15,16 @@ from perception_search.commands import library  # noqa: F401
 from perception_search.commands import indexing  # noqa: F401
 from perception_search.commands import ask  # noqa: F401
 from perception_search.commands import language  # noqa: F401
+from perception_search.commands import captions  # noqa: F401
 from perception_search.commands import export  # noqa: F401
 from perception_search.commands import embeddings  # noqa: F401
 from perception_search.commands import evaluate  # noqa: F401
 from perception_search.commands import eval_classes  # noqa: F401
 from perception_search.commands import eval_retrieval  # noqa: F401
 from perception_search.commands import eval_report  # noqa: F401
+from perception_search.commands import eval_captions  # noqa: F401
 from perception_search.commands import status  # noqa: F401
+from perception_search.commands import upkeep  # noqa: F401
 from perception_search.commands import models  # noqa: F401
 from perception_search.commands import features  # noqa: F401
 from perception_search.commands import plan  # noqa: F401
@@ -49,7 +52,8 @@ def main() -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, FileNotFoundError):
+    is_ours = isinstance(error, PerceptionSearchError | FileNotFoundError)
+    if isinstance(error, OSError) and error.strerror and not is_ours:
         where = f" ({display(str(error.filename))})" if error.filename else ""
         return f"{error.strerror}{where}. What was reported before is safe; run it again to go on."
     text = str(error) or type(error).__name__

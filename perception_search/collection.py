@@ -3,7 +3,7 @@
 Every other way in (command line, page, benchmarks) is a thin caller of these methods.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +12,22 @@ import numpy as np
 
 from perception_search import (
     current_index,
+    duplicates,
     manifest,
     media,
     overview,
     removal,
     resegment,
     tables,
+    text_cache,
     tuning,
 )
 from perception_search import index as indexing
 from perception_search import ingest as ingesting
+from perception_search import purge as purging
+from perception_search import reembed as reembedding
 from perception_search import verify as verifying
+from perception_search.caption_search import By
 from perception_search.encoder import Encoder, Identity, load_encoder
 from perception_search.encoder.auto import choose_model, notice_for
 from perception_search.encoder.protocol import Pooling
@@ -31,8 +36,8 @@ from perception_search.frames import Sampling
 from perception_search.hits import Hits
 from perception_search.ingest import IngestReport
 from perception_search.media import absolute
-from perception_search.own_encoder import OwnEncoder
-from perception_search.query import QueryEncoder, mix
+from perception_search.own_encoder import OwnEncoder, check_same_model
+from perception_search.query import QueryEncoder
 from perception_search.recipe import AUTO, USUAL_RECALL
 from perception_search.scoring import Target
 from perception_search.searcher import Searcher
@@ -46,7 +51,6 @@ from perception_search.survey import (
     Survey,
     survey,
 )
-from perception_search.text_cache import TextCache
 from perception_search.writer import Writer, create_folder
 
 if TYPE_CHECKING:
@@ -56,8 +60,6 @@ if TYPE_CHECKING:
     from perception_search.encoder.tokenizer import LongTexts
     from perception_search.query import Picture
     from perception_search.relevance import OnProgress
-
-_CACHE = "cache/text.sqlite"
 
 
 class Collection:
@@ -72,7 +74,10 @@ class Collection:
         self._encoder = encoder
         self._snapshot = Snapshot.open(path)
         self._searcher = Searcher(
-            path, encoder.device, lambda new: self.encoder_for("text").encode_text(new)
+            path,
+            encoder.device,
+            lambda new: self.encoder_for("text").encode_text(new),
+            lambda texts: self._encoder.embed_captions(self._snapshot, texts),
         )
 
     # Making and opening
@@ -175,7 +180,7 @@ class Collection:
     @property
     def identity(self) -> Identity:
         """Model, weights and preprocessing that every embedding here comes from."""
-        return Identity(**self._snapshot.manifest.collection["identity"])
+        return Identity(**self.snapshot.manifest.collection["identity"])
 
     @property
     def notice(self) -> str | None:
@@ -210,7 +215,7 @@ class Collection:
             WeightsNotFound: there are no weights.
             QueryError: the collection was made without a text tower.
         """
-        return self._encoder.for_tower(tower, self._snapshot.manifest.collection)
+        return self._encoder.for_tower(tower, self.snapshot.manifest.collection)
 
     def info(self) -> dict[str, Any]:
         """What is in it, by name, ready for JSON. Needs no weights."""
@@ -301,7 +306,7 @@ class Collection:
         with Writer(self.path, self._snapshot) as writer:
             report = ingesting.ingest(
                 writer,
-                self.encoder_for("vision"),
+                self._encoder.for_tower("vision", writer.snapshot.manifest.collection),
                 found,
                 roots,
                 options,
@@ -351,6 +356,17 @@ class Collection:
         with Writer(self.path, self._snapshot) as writer:
             return removal.remove(writer, [absolute(path) for path in _as_list(paths)], where)
 
+    def purge(self) -> purging.Purge:
+        """Take what was removed out of every file of the collection, at once and for good."""
+        with Writer(self.path, self._snapshot) as writer:
+            report = purging.purge(writer)
+            reembedding.purge_coming(writer)
+        return report
+
+    def reembed(self, encoder: Encoder, **how: Any) -> None:
+        """Move to another model while the old one answers; see `reembed.reembed`."""
+        reembedding.reembed(self.path, encoder, **how)
+
     def resegment(
         self,
         segmentation: Segmentation,
@@ -392,6 +408,7 @@ class Collection:
         normalised: bool = False,
         whole: bool = False,
         moments: bool = False,
+        by: By = "vectors",
     ) -> Hits:
         """The `k` items, or moments of videos, that show best what is asked for, best first.
 
@@ -412,6 +429,8 @@ class Collection:
             whole: rank videos as wholes, by PE's own protocol, instead of by their best segment.
             moments: rank the moments of videos instead of items: a video is found as often as it
                 shows what is asked for, each time with its own times and score.
+            by: `vectors` looks at the pictures. `words` looks for the words in captions, `captions`
+                compares their embeddings, `hybrid` fuses vectors and words; see `caption_search`.
 
         Returns:
             Hits; a video's has the times of its best moment.
@@ -421,12 +440,10 @@ class Collection:
             MediaError: a query picture or video cannot be read.
             CollectionMismatch: the encoder is not the one the collection was made with.
         """
-        encode = self.query_encoder()
-        words = [*([query] if query is not None else []), *texts]
-        parts = [*encode.texts(words), *encode.images(images), *encode.videos(videos)]
-        target = Target(mix(parts), encode.texts(minus))
-        how = {"min_score": min_score, "relevant": relevant, "normalised": normalised}
-        [hits] = self._ranked([target], k=k, condition=where, whole=whole, moments=moments, **how)
+        parts = {"texts": texts, "images": images, "videos": videos, "minus": minus}
+        how = {"k": k, "condition": where, "min_score": min_score, "relevant": relevant}
+        how |= {"normalised": normalised, "whole": whole, "moments": moments}
+        [hits] = self._found([query], parts, by=by, **how)
         return hits
 
     def search_many(
@@ -444,6 +461,7 @@ class Collection:
         normalised: bool = False,
         whole: bool = False,
         moments: bool = False,
+        by: By = "vectors",
     ) -> list[Hits]:
         """What `search` finds for each of many queries, in order and faster than one by one.
 
@@ -452,12 +470,10 @@ class Collection:
         Raises:
             QueryError: one of the queries is empty, or `where` cannot be used.
         """
-        encode = self.query_encoder()
-        parts = [*encode.texts(texts), *encode.images(images), *encode.videos(videos)]
-        taken_away = encode.texts(minus)
-        targets = [Target(mix([words, *parts]), taken_away) for words in encode.texts(queries)]
-        how = {"min_score": min_score, "relevant": relevant, "normalised": normalised}
-        return self._ranked(targets, k=k, condition=where, whole=whole, moments=moments, **how)
+        parts = {"texts": texts, "images": images, "videos": videos, "minus": minus}
+        how = {"k": k, "condition": where, "min_score": min_score, "relevant": relevant}
+        how |= {"normalised": normalised, "whole": whole, "moments": moments}
+        return self._found(queries, parts, by=by, **how)
 
     def prepare_relevance(self, on_progress: "OnProgress | None" = None) -> None:
         """Measure now what `relevant` and `normalised` need, not at the first such search."""
@@ -495,29 +511,36 @@ class Collection:
         mine = np.asarray(snapshot.rows.content_hash.to_pylist(), object) == record.content_hash
         positions = np.flatnonzero(mine & np.isin(snapshot.rows.scope, scopes))
         target = Target(snapshot.rows.embeddings(positions[:1])[0])
-        [hits] = self._ranked(
-            [target], k=k, condition=where, min_score=min_score, exclude=record.content_hash
-        )
+        how = {"k": k, "condition": where, "min_score": min_score}
+        [hits] = self._ranked(snapshot, [target], **how, exclude=record.content_hash)
         return hits
 
-    def _ranked(self, targets: Sequence[Target], **how: Any) -> list[Hits]:
-        """Search the newest version; once more where a file of it was just replaced."""
+    def _found(
+        self, queries: Sequence[str | None], parts: Mapping[str, Any], *, by: By, **how: Any
+    ) -> list[Hits]:
         snapshot = self.snapshot
+        encode = self._encoder.for_queries(snapshot)
+        targets = encode.targets(queries, **parts, words_only=by == "words")
+        return self._ranked(snapshot, targets, by=by, **how)
+
+    def _ranked(self, snapshot: Snapshot, targets: Sequence[Target], **how: Any) -> list[Hits]:
+        """Search a version; the newest where a file of it was just replaced."""
         try:
             return self._searcher.search(snapshot, targets, **how)
         except CollectionDamaged:
-            if manifest.versions(self.path)[-1] == snapshot.version:
+            newest = self.snapshot
+            if newest.version == snapshot.version:
                 raise
-            return self._searcher.search(self.snapshot, targets, **how)
+            check_same_model(snapshot, newest)
+            return self._searcher.search(newest, targets, **how)
 
     def query_encoder(self) -> QueryEncoder:
         """What embeds queries: words, through the collection's cache, pictures and videos."""
-        cache = self._text_cache(split=self._encoder.long_texts == "split")
-        return QueryEncoder(cache, self.sampling, self.encoder_for)
+        return self._encoder.for_queries(self.snapshot)
 
-    def _text_cache(self, *, split: bool = False) -> TextCache:
-        how_read = self.identity.text_sha256 + (" split" if split else "")
-        return TextCache(self.path / _CACHE, how_read, self.identity.dim)
+    def duplicates(self, **how: Any) -> list[duplicates.Group]:
+        """Groups of files that show the same; see `duplicates.duplicates` for what it takes."""
+        return duplicates.duplicates(self.snapshot, **how)
 
     # Its index
 
@@ -558,7 +581,7 @@ class Collection:
 
     def asked(self) -> "NDArray[np.float32]":
         """Embeddings (N, dim) of queries that were asked in words, by which an index is tuned."""
-        return self._text_cache().embeddings(tuning.NUM_QUERIES)
+        return text_cache.asked(self.path, self.identity.dim, tuning.NUM_QUERIES)
 
     def verify(self, *, quick: bool = False) -> list[verifying.Damage]:
         """Everything that is damaged; empty when all is well. Changes nothing.

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from perception_search import index as indexing
-from perception_search import tuning
+from perception_search import text_cache, tuning
 from perception_search.errors import MissingExtra, PerceptionSearchWarning, QueryError
 from perception_search.index import Index, IndexRecord
 from perception_search.recipe import AUTO, EXACT, USUAL_RECALL, Recipe, recipe_for, recipes
@@ -112,7 +112,8 @@ def keep_up(writer: Writer, asked: NDArray[np.float32]) -> str:
     try:
         return _keep_up(writer, asked)
     except OSError as error:
-        return f"The index could not be kept up ({error}); searches find the same without it."
+        why = error.strerror or error
+        return f"The index could not be kept up ({why}); searches find the same without it."
 
 
 def _keep_up(writer: Writer, asked: NDArray[np.float32]) -> str:
@@ -185,6 +186,15 @@ def rebuild(writer: Writer, asked: NDArray[np.float32]) -> IndexRecord | None:
     if record.wanted_recall and index.record.num_rows > tuning.K:
         _tune(writer, index, record.wanted_recall, asked)
     return index.record
+
+
+def renew(writer: Writer) -> None:
+    """Build the index anew, if there is one; where that cannot be, do without it."""
+    asked = text_cache.asked(writer.folder, writer.snapshot.dim, tuning.NUM_QUERIES)
+    try:
+        rebuild(writer, asked)
+    except (MissingExtra, ValueError):  # no FAISS, or too few rows by now: searches are exact
+        indexing.remove(writer.folder)
 
 
 def _extend(writer: Writer, new: NDArray[np.int64], asked: NDArray[np.float32]) -> IndexRecord:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from perception_search.errors import StorageError
+
 TEMPORARY_PREFIX = ".tmp-"
 
 on_operation: Callable[[str, Path], None] | None = None
@@ -22,6 +24,17 @@ on_operation: Callable[[str, Path], None] | None = None
 def _announce(operation: str, path: Path) -> None:
     if on_operation is not None:
         on_operation(operation, path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What fails in here failed while `path` was written, and says so as a StorageError."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def _sync(descriptor: int) -> None:
@@ -73,15 +86,17 @@ def pending(folder: Path) -> Iterator[Pending]:
     """A new temporary file in `folder`; it is gone afterwards unless it was published.
 
     Raises:
-        OSError: the disk is full, or the folder is gone or may not be written.
+        StorageError: the disk is full, or the folder is gone or may not be written.
     """
     path = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}"
-    _announce("create", path)
     try:
-        with path.open("wb") as file:
-            yield Pending(path, file)
+        with writing(folder):
+            _announce("create", path)
+            with path.open("wb") as file:
+                yield Pending(path, file)
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the disk may be gone; the next writer sweeps
+            path.unlink(missing_ok=True)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -93,8 +108,9 @@ def write(path: Path, content: bytes) -> None:
 
 def remove(path: Path) -> None:
     """Delete `path` if it is there."""
-    _announce("remove", path)
-    path.unlink(missing_ok=True)
+    with writing(path.parent):
+        _announce("remove", path)
+        path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:

@@ -6,7 +6,8 @@
     │   ├── CollectionExists      create() on a path that is taken
     │   ├── CollectionMismatch    opened with another model, weights or preprocessing
     │   ├── CollectionLocked      another process is writing
-    │   └── CollectionDamaged     a file does not hold what was written
+    │   ├── CollectionDamaged     a file does not hold what was written
+    │   └── StorageError          the disk failed while something was written; an OSError too
     ├── EncoderError
     │   ├── ModelNotFound         no such model name
     │   ├── WeightsNotFound       the name is known, its weights are nowhere
@@ -21,6 +22,8 @@
 Misuse of a function (a wrong type, a negative k) raises the built-in ValueError or TypeError.
 Every message says what came, what is allowed and what to do.
 """
+
+import errno
 
 
 class PerceptionSearchWarning(UserWarning):
@@ -53,6 +56,41 @@ class CollectionLocked(CollectionError):
 
 class CollectionDamaged(CollectionError):
     """A file of the collection does not hold what was written to it."""
+
+
+_GONE = ("its disk or its folder is gone", "plug it in or mount it")
+_FORBIDDEN = ("it is not permitted", "see to it that you may write there")
+_TROUBLE = {
+    errno.ENOSPC: ("the disk is full", "make room"),
+    errno.EDQUOT: ("your share of the disk is used up", "make room"),
+    errno.EFBIG: ("files of this size are not allowed here", "raise the limit (ulimit -f)"),
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: ("the disk can only be read", "make it writable, or copy the folder elsewhere"),
+    errno.EIO: ("the disk fails", "look at its health, and copy the folder to another one"),
+    errno.ENOENT: _GONE,
+    errno.ENOTDIR: _GONE,
+    errno.ENODEV: _GONE,
+    errno.ENXIO: _GONE,
+    errno.ESTALE: _GONE,
+    errno.ENOTCONN: _GONE,
+}
+
+
+class StorageError(CollectionError, OSError):
+    """The disk failed while something was written; what was reported before is safe.
+
+    Attributes:
+        errno: the system's number of what went wrong, as of every OSError.
+        filename: the file or folder that was being written.
+    """
+
+    def __str__(self) -> str:
+        what, remedy = _TROUBLE.get(self.errno or 0, ("it fails", "see to it"))
+        return (
+            f"{self.filename} could not be written: {what} ({self.strerror}). What was reported "
+            f"before is safe. {remedy[0].upper()}{remedy[1:]}, then run it again: it goes on."
+        )
 
 
 class EncoderError(PerceptionSearchError):

@@ -152,6 +152,7 @@ class _Ingest:
             self._outcomes[content_hash] = outcome, reason
             if outcome != "ingested" and (options.retry_failed or by != self.decoder):
                 self._retry.add(content_hash)
+        self._own_names = set(writer.snapshot.items.column_names) - RESERVED_COLUMNS
         self._in_flight: dict[str, list[Path]] = {}
         self._pending: list[FileReport] = []
         self._last_commit = time.monotonic()
@@ -250,6 +251,7 @@ class _Ingest:
             "outcome": "ingested",
             "decoder": self.decoder,
             "cuts": item.cuts,
+            **self._own_before(item.content_hash),
             **self.own_columns.get(assembly.path, {}),
         }
         self.writer.add_item(record, rows, grid)
@@ -352,6 +354,12 @@ class _Ingest:
             self.writer.add_path(path, record)
             if known.outcome == "ingested":  # nobody misses what never was in
                 self._pending.append(FileReport(path, "removed", reason))
+
+    def _own_before(self, content_hash: str) -> dict[str, Any]:
+        """The caller's columns of a content that is embedded once more."""
+        names = self._own_names
+        before = self._items_at_start.get(content_hash, {}) if names else {}
+        return {name: before[name] for name in names if before.get(name) is not None}
 
     def _update_own_columns(self, file: FileReport) -> None:
         """Give a known item the caller's columns where they are new."""

@@ -21,7 +21,7 @@ from perception_search.errors import CollectionDamaged, CollectionNotFound
 FOLDER = "manifests"
 COLLECTION_FILE = "collection.json"
 COPIES = ("a", "b")
-TABLES = ("rows", "grid", "items", "paths")
+TABLES = ("rows", "grid", "items", "paths", "captions")
 SCHEMA_VERSION = 1
 NUM_KEPT = 3
 
@@ -33,7 +33,7 @@ class StoredFile:
     """One immutable Parquet file: `<table>/<sha256>.parquet`.
 
     Attributes:
-        table: `rows`, `grid`, `items` or `paths`.
+        table: one of `TABLES`.
         sha256: of the whole file; also its name.
         size_bytes: of the whole file.
         num_rows: rows of the table in it.

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from perception_search import index as indexing
 from perception_search.snapshot import Snapshot
@@ -38,6 +39,7 @@ def overview(snapshot: Snapshot, notice: str | None) -> dict[str, Any]:
         "video_seconds": float(
             np.nansum(snapshot.live_items["duration_seconds"].to_numpy().astype(float))
         ),
+        "captions": _captions(snapshot),
         "failures": len(failures(snapshot)),
         "roots": list(snapshot.manifest.roots),
         "size_bytes": sum(file.size_bytes for file in snapshot.manifest.files),
@@ -53,6 +55,20 @@ def failures(snapshot: Snapshot) -> list[FileReport]:
         FileReport(path, record.outcome, record.reason)
         for path, record in sorted(snapshot.path_records.items())
         if record.outcome not in _FINE
+    ]
+
+
+def _captions(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """How many live items have captions of each model, prompt and licence."""
+    names = ["model", "prompt", "licence"]
+    if not snapshot.manifest.of("captions"):
+        return []
+    live = snapshot.captions.filter(pa.array(snapshot.item_of_caption >= 0))
+    groups = live.group_by(names).aggregate([("content_hash", "count_distinct"), ("text", "count")])
+    return [
+        {name: group[name] for name in names}
+        | {"items": group["content_hash_count_distinct"], "captions": group["text_count"]}
+        for group in groups.sort_by([(name, "ascending") for name in names]).to_pylist()
     ]
 
 

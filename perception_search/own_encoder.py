@@ -1,12 +1,19 @@
 """A collection's own encoder: loaded when it is needed, refused where it is another's."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_search import text_cache
 from perception_search.encoder import Encoder, Identity, load_encoder
 from perception_search.errors import CollectionMismatch, QueryError
+from perception_search.query import QueryEncoder
+from perception_search.snapshot import Snapshot
+from perception_search.text_cache import TextCache
 
 if TYPE_CHECKING:
     from perception_search.encoder.tokenizer import LongTexts
@@ -38,6 +45,7 @@ class OwnEncoder:
     device: str = "auto"
     dtype: str = "auto"
     long_texts: "LongTexts" = "cut"
+    _is_loaded: bool = field(default=False, init=False)
 
     def for_tower(self, tower: str, described: Mapping[str, Any]) -> Encoder:
         """The encoder, after what `tower` needs of it was compared with the collection.
@@ -52,7 +60,10 @@ class OwnEncoder:
             QueryError: the collection was made without a text tower.
         """
         ours = Identity(**described["identity"])
-        if self.encoder is None:
+        if self.encoder is None or self._is_outdated(ours):
+            if self.encoder is not None:
+                self.weights = self.projection = None  # they were the other model's
+            self._is_loaded = True
             self.encoder = load_encoder(
                 ours.model,
                 weights=self.weights or _still_there(described, "weights"),
@@ -77,6 +88,46 @@ class OwnEncoder:
                     f"Open it with what made it, or create another collection."
                 )
         return self.encoder
+
+    def for_queries(self, snapshot: Snapshot) -> QueryEncoder:
+        """What embeds queries to one version: words, through the collection's cache, pictures and
+        videos.
+        """
+        described = snapshot.manifest.collection
+        return QueryEncoder(
+            self._cache(snapshot, text_cache.FILE),
+            snapshot.sampling,
+            lambda tower: self.for_tower(tower, described),
+        )
+
+    def embed_captions(self, snapshot: Snapshot, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit embeddings (N, dim) of captions by the text tower, through a cache of their own."""
+        described = snapshot.manifest.collection
+        return self._cache(snapshot, text_cache.CAPTIONS_FILE).encode(
+            texts, lambda new: self.for_tower("text", described).encode_text(new)
+        )
+
+    def _cache(self, snapshot: Snapshot, name: str) -> TextCache:
+        ours = Identity(**snapshot.manifest.collection["identity"])
+        how_read = ours.text_sha256 + (" split" if self.long_texts == "split" else "")
+        return TextCache(self.path / name, how_read, ours.dim)
+
+    def _is_outdated(self, ours: Identity) -> bool:
+        """Whether the collection has moved to another model since its encoder was loaded."""
+        loaded = self.encoder if self._is_loaded else None
+        return loaded is not None and loaded.identity.model != ours.model
+
+
+def check_same_model(before: Snapshot, after: Snapshot) -> None:
+    """Raise CollectionMismatch where a collection has moved to another model between two versions:
+    a query that was embedded for one cannot be compared with the other.
+    """
+    old, new = (snapshot.manifest.collection["identity"] for snapshot in (before, after))
+    if old != new:
+        raise CollectionMismatch(
+            f"{after.folder} has moved from {old['model']} to {new['model']} while it was asked; "
+            "ask again."
+        )
 
 
 def _still_there(described: Mapping[str, Any], name: str) -> str | None:

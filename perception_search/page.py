@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from perception_search.hits import Hit, clock
 from perception_search.media import display
+from perception_search.snapshot import OWN
 
 THUMBNAIL_SIDE = 320
 STRIP_SIDE = 160
@@ -109,8 +110,18 @@ def _figure(hit: Hit, thumbnail: Thumbnail, is_right: bool, has_strip: bool) -> 
     mark = " right" if is_right else ""
     return (
         f'<li><figure><div class="frame{mark}">{picture}{time}</div>{strip}'
-        f"<figcaption><b>{hit.score:.3f}</b> {name}</figcaption></figure></li>"
+        f"<figcaption><b>{hit.score:.3f}</b> {name}{_words(hit)}</figcaption></figure></li>"
     )
+
+
+def _words(hit: Hit) -> str:
+    """The caption of a hit, with what wrote it and its licence unless it is the owner's."""
+    if hit.caption is None:
+        return ""
+    origin = ""
+    if (hit.caption_model, hit.caption_licence) != (OWN, OWN):
+        origin = f" ({html.escape(f'{hit.caption_model}, {hit.caption_licence}')})"
+    return f'<p class="caption">{html.escape(hit.caption)}{origin}</p>'
 
 
 def strip_seconds(start_seconds: float, end_seconds: float) -> list[float]:

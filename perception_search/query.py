@@ -11,6 +11,7 @@ from perception_search.encoder.protocol import Encoder, encode_batches
 from perception_search.errors import MediaError, QueryError
 from perception_search.frames import Sampling, prepare_image
 from perception_search.media import display
+from perception_search.scoring import Target
 from perception_search.text_cache import TextCache
 
 if TYPE_CHECKING:
@@ -30,6 +31,46 @@ class QueryEncoder:
         self._cache = cache
         self._sampling = sampling
         self._encoder_for = encoder_for
+
+    def targets(
+        self,
+        queries: "Sequence[str | None]",
+        *,
+        texts: "Sequence[str | tuple[float, str]]" = (),
+        images: "Sequence[Picture | tuple[float, Picture]]" = (),
+        videos: "Sequence[str | Path | tuple[float, str | Path]]" = (),
+        minus: "Sequence[str | tuple[float, str]]" = (),
+        words_only: bool = False,
+    ) -> list[Target]:
+        """What to look for, one for each of `queries`, each together with all other parts.
+
+        Args:
+            queries: words; None where the other parts are all.
+            texts: more words.
+            images: pictures.
+            videos: videos.
+            minus: words whose depiction is unwanted.
+            words_only: nothing is embedded: the embeddings have the shape (0,).
+
+        Raises:
+            QueryError: a text is empty, there is nothing to look for, or the parts cancel.
+        """
+        more = [text for _, text in map(weigh, texts)]
+        words = [" ".join([*([query] if query else []), *more]) for query in queries]
+        if words_only:
+            if images or videos or minus or not all(text.strip() for text in words):
+                raise QueryError(
+                    "captions are searched by words alone; give words, no pictures, no videos and "
+                    "nothing to take away."
+                )
+            return [Target(np.zeros(0, np.float32), (), text) for text in words]
+        parts = [*self.texts(texts), *self.images(images), *self.videos(videos)]
+        taken_away = self.texts(minus)
+        asked = iter(self.texts([query for query in queries if query is not None]))
+        return [
+            Target(mix([*([next(asked)] if query is not None else []), *parts]), taken_away, text)
+            for query, text in zip(queries, words, strict=True)
+        ]
 
     def texts(self, texts: "Sequence[str | tuple[float, str]]") -> list[Part]:
         """Weight and unit embedding of each; the text tower is loaded for new words only.

@@ -25,10 +25,12 @@ class Target:
     Attributes:
         embedding: (dim,) float32, unit length.
         minus: (weight, unit embedding) of what should not be shown.
+        words: what is looked for in captions; empty where the query has none.
     """
 
     embedding: NDArray[np.float32]
     minus: Sequence[tuple[float, NDArray[np.float32]]] = ()
+    words: str = ""
 
 
 class Scorer:

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_search import tables, where
-from perception_search.hits import Hit, Hits
+from perception_search.hits import Hit, Hits, caption_fields
 from perception_search.moments import Moment, frame_scores, moments_of
 from perception_search.scoring import Scorer, Target
-from perception_search.snapshot import Snapshot
+from perception_search.snapshot import Caption, Snapshot
 
 if TYPE_CHECKING:
     from perception_search.index import Index
@@ -274,7 +274,8 @@ def _items(
     best = dict(zip(videos, map(next, _moments_of(snapshot, scorer, videos)), strict=True))
     for position, score, item in zip(positions.tolist(), scores.tolist(), items, strict=True):
         if item.kind == "image":
-            yield Hit(int(snapshot.rows.row_id[position]), item.path, item.kind, score)
+            row_id = int(snapshot.rows.row_id[position])
+            yield Hit(row_id, item.path, item.kind, score, **caption_fields(item.captions))
         elif whole:
             end = float(snapshot.rows.end_seconds[position])
             yield _hit(snapshot, position, item, Moment(score, 0.0, end, end / 2, score))
@@ -306,6 +307,7 @@ class _Item(NamedTuple):
     duration_seconds: float | None
     kind: str
     path: Path
+    captions: tuple[Caption, ...]
 
 
 def _items_at(snapshot: Snapshot, positions: NDArray[np.int64]) -> list[_Item]:
@@ -314,7 +316,11 @@ def _items_at(snapshot: Snapshot, positions: NDArray[np.int64]) -> list[_Item]:
     places = snapshot.item_of_row[positions]
     items = snapshot.live_items.select(names).take(places).to_pylist()
     paths = snapshot.first_paths(places)
-    return [_Item(**item, path=path) for item, path in zip(items, paths, strict=True)]
+    captions = snapshot.captions_of([item["content_hash"] for item in items])
+    return [
+        _Item(**item, path=path, captions=tuple(captions.get(item["content_hash"], ())))
+        for item, path in zip(items, paths, strict=True)
+    ]
 
 
 def _moments_of(
@@ -349,4 +355,5 @@ def _hit(snapshot: Snapshot, position: int, item: _Item, moment: Moment) -> Hit:
         start_seconds=moment.start_seconds,
         end_seconds=moment.end_seconds,
         best_seconds=moment.best_seconds,
+        **caption_fields(item.captions, moment.start_seconds, moment.end_seconds),
     )

@@ -2,15 +2,13 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from perception_search import relevance
 from perception_search import search as searching
+from perception_search.caption_search import By, CaptionSearcher, Embed
 from perception_search.current_index import CurrentIndex
 from perception_search.errors import PerceptionSearchWarning
 from perception_search.hits import Hits
@@ -32,15 +30,18 @@ class Searcher:
         folder: the collection.
         devices: names, as encoders take them; many queries at once are scored on the first.
         encode_text: gives unit embeddings of texts; without it relevance cannot be asked for.
+        embed_captions: the same through a cache; without it captions are searched by words alone.
     """
 
     def __init__(
         self,
         folder: Path,
         devices: str,
-        encode_text: Callable[[Sequence[str]], NDArray[np.float32]] | None = None,
+        encode_text: Embed | None = None,
+        embed_captions: Embed | None = None,
     ) -> None:
         self._folder = folder
+        self._captions = CaptionSearcher(embed_captions)
         self._index = CurrentIndex(folder)
         self._devices = devices
         self._encode_text = encode_text
@@ -49,6 +50,14 @@ class Searcher:
         self._version = -1
 
     def search(
+        self, snapshot: Snapshot, targets: Sequence[Target], *, by: By = "vectors", **how: Any
+    ) -> list[Hits]:
+        """What is found by vectors, by captions or by both; see `caption_search`."""
+        if by == "vectors":
+            return self._by_vectors(snapshot, targets, **how)
+        return self._captions.search(snapshot, targets, by, self._by_vectors, **how)
+
+    def _by_vectors(
         self,
         snapshot: Snapshot,
         targets: Sequence[Target],

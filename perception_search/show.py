@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 OnProgress = Callable[[int, int], None]
 
 _LOG_SECONDS = 10.0
+_CAPTION_WIDTH = 100
 
 
 def say(text: str) -> None:
@@ -44,6 +46,12 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, default=str) + "\n")
 
 
+def print_file(path: Path) -> None:
+    """A file's name as a line of a result: its exact bytes, whatever they are."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+
+
 def print_hits(
     hits: "Sequence[Hit]", *, as_json: bool, files_only: bool, query: str | None = None
 ) -> None:
@@ -59,14 +67,19 @@ def print_hits(
             extra = {} if query is None else {"query": query, "rank": rank}
             print_json(extra | hit.as_dict())
         elif files_only:
-            sys.stdout.flush()  # then the exact bytes of the name, whatever they are
-            sys.stdout.buffer.write(os.fsencode(hit.path) + b"\n")
+            print_file(hit.path)
         else:
             moment = ""
             if hit.start_seconds is not None and hit.end_seconds is not None:
                 moment = f"  {clock(hit.start_seconds)} – {clock(hit.end_seconds)}"
-            print_line(f"{hit.score:.3f}  {display(hit.path)}{moment}")
+            words = f"  {_shortened(hit.caption)}" if hit.caption else ""
+            print_line(f"{hit.score:.3f}  {display(hit.path)}{moment}{words}")
     sys.stdout.flush()
+
+
+def _shortened(caption: str) -> str:
+    """A caption on one line, so much of it as people read at a glance."""
+    return display(textwrap.shorten(caption, _CAPTION_WIDTH, placeholder=" …"))
 
 
 def write_page(
@@ -76,15 +89,20 @@ def write_page(
     *,
     strips: bool = False,
     right: Callable[[str, Path], bool] | None = None,
+    title: str | None = None,
 ) -> None:
-    """Queries and hits as an HTML file with pictures; see `page.render` for the options."""
+    """Queries and hits as an HTML file with pictures; see `page.render` for the options.
+
+    `title` is its heading; by default the collection's name and the number of queries.
+    """
     from perception_search.decode import MediaReader
     from perception_search.page import render
 
     with MediaReader() as reader:
         text = render(
             results,
-            title=f"{display(collection.path.name)}: {len(results)} "
+            title=title
+            or f"{display(collection.path.name)}: {len(results)} "
             + ("query" if len(results) == 1 else "queries"),
             model=collection.identity.model,
             notice=collection.notice,

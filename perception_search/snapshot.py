@@ -1,4 +1,4 @@
-"""One version of a collection, read: rows, embeddings, items, paths of one manifest.
+"""One version of a collection, read: rows, embeddings, items, paths, captions of one manifest.
 
 Everything is read when first asked for and never changes while others write. Knows no encoder, no
 index and no media file.
@@ -7,6 +7,7 @@ index and no media file.
 import functools
 import os
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,32 @@ class PathRecord(NamedTuple):
     content_hash: str | None
     outcome: str
     reason: str | None = None
+
+
+OWN = "own"
+"""Model and licence of captions that the collection's owner brings."""
+
+
+class Caption(NamedTuple):
+    """What an item, or a stretch of a video, shows in words.
+
+    Attributes:
+        text: the words.
+        model: what wrote them; `own` for what the collection's owner brought.
+        licence: what they may be used for; `own` where that is the owner's business.
+        created_at: when they were stored, in UTC without a zone.
+        prompt: what the model was asked; None where nothing was.
+        start_seconds: where the stretch begins; None for the whole item.
+        end_seconds: the first instant after it.
+    """
+
+    text: str
+    model: str
+    licence: str
+    created_at: datetime
+    prompt: str | None = None
+    start_seconds: float | None = None
+    end_seconds: float | None = None
 
 
 class Rows:
@@ -199,6 +226,8 @@ class Snapshot:
         self.manifest = state
         self.dim = int(state.collection["identity"]["dim"])
         self._checked: set[str] = before._checked if before is not None else set()
+        if before is not None and before.dim != self.dim:
+            before = None  # of another model: what was read of none of its rows is no beginning
         self._read_before = before._read() if before is not None else {}
         self._joined_before = before._joined() if before is not None else None
         self._num_kept: dict[str, int] = {}  # records of the version before that still hold
@@ -273,7 +302,7 @@ class Snapshot:
 
     def _read(self) -> dict[str, tuple[Sequence[StoredFile], Any]]:
         """Of the tables that were read, now or for a version before: their files and content."""
-        read = [name for name in ("rows", "items", "paths") if name in vars(self)]
+        read = [name for name in ("rows", "items", "paths", "captions") if name in vars(self)]
         return self._read_before | {
             name: (self.manifest.of(name), vars(self)[name]) for name in read
         }
@@ -314,6 +343,29 @@ class Snapshot:
     def paths(self) -> pa.Table:
         """Every path ever looked at: `path` (binary), what was seen, and the outcome."""
         return self._table("paths", "path", tables.PATHS)
+
+    @functools.cached_property
+    def captions(self) -> pa.Table:
+        """Every item's captions, removed items' too; of an item those that were stored last."""
+        return self._table("captions", "content_hash", tables.CAPTIONS)
+
+    def captions_of(self, content_hashes: Sequence[str]) -> dict[str, list[Caption]]:
+        """The captions of each of these items that has any."""
+        found: dict[str, list[Caption]] = {}
+        if not self.manifest.of("captions"):
+            return found
+        wanted = pc.is_in(self.captions["content_hash"], value_set=pa.array(content_hashes))
+        some = self.captions.filter(wanted)
+        columns = [some[name].to_pylist() for name in Caption._fields]
+        captions = map(Caption._make, zip(*columns, strict=True))
+        for content_hash, caption in zip(some["content_hash"].to_pylist(), captions, strict=True):
+            found.setdefault(content_hash, []).append(caption)
+        return found
+
+    @functools.cached_property
+    def item_of_caption(self) -> NDArray[np.int64]:
+        """For every caption the position of its item in `live_items`; -1 where that is removed."""
+        return _places(self.captions["content_hash"], self.live_items)
 
     @functools.cached_property
     def path_records(self) -> dict[Path, PathRecord]:
@@ -502,7 +554,7 @@ def latest(parts: Sequence[pa.Table], key: str) -> pa.Table:
     """One table of the last record of every key, in the order of those.
 
     Args:
-        parts: from the oldest to the newest; in each a key stands once.
+        parts: from the oldest to the newest; of a key those in the last part that has any are kept.
         key: the column.
     """
     kept: list[pa.Table] = []

@@ -55,6 +55,20 @@ PATHS = pa.schema(
     ]
 )
 
+CAPTIONS = pa.schema(
+    [
+        pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("prompt", pa.string()),
+        pa.field("licence", pa.string(), nullable=False),
+        pa.field("created_at", pa.timestamp("us"), nullable=False),
+        pa.field("start_seconds", pa.float64()),
+        pa.field("end_seconds", pa.float64()),
+    ]
+)
+"""An item has none, one or several; times are null where one is of the whole item."""
+
 
 def _embedding_field(dim: int) -> pa.Field:
     element = pa.field("element", pa.float16(), nullable=False)
@@ -89,6 +103,11 @@ def grid_schema(dim: int) -> pa.Schema:
         ],
         metadata=_SINGLE_PAGE,
     )
+
+
+def schema_of(table: str, dim: int) -> pa.Schema:
+    """The schema of `rows` or `grid`."""
+    return rows_schema(dim) if table == "rows" else grid_schema(dim)
 
 
 def embedding_array(matrix: NDArray[np.float16]) -> pa.Array:

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+FILE = "cache/text.sqlite"
+CAPTIONS_FILE = "cache/captions.sqlite"
 MAX_ENTRIES = 100_000
 
 
@@ -102,6 +104,32 @@ class TextCache:
             (count,) = connection.execute("SELECT count(*) FROM embeddings").fetchone()
             if count > MAX_ENTRIES:
                 connection.execute("DELETE FROM embeddings")
+
+
+def asked(folder: Path, dim: int, limit: int) -> NDArray[np.float32]:
+    """Unit embeddings (N, dim) of any `limit` texts that the collection in `folder` was asked."""
+    return TextCache(folder / FILE, "", dim).embeddings(limit)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether every entry of the cache at `path` is as it was written; True where there is none.
+
+    One that is being written cannot be looked at, and counts as whole.
+    """
+    if not path.exists():
+        return True
+    try:
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(address, timeout=1.0, uri=True)) as connection:
+            [(said,)] = connection.execute("PRAGMA quick_check(1)")
+            rows = connection.execute("SELECT key, embedding, checksum FROM embeddings")
+            return said == "ok" and all(
+                checksum == _checksum(key, content) for key, content, checksum in rows
+            )
+    except sqlite3.OperationalError as error:
+        return "locked" in str(error)
+    except (sqlite3.DatabaseError, TypeError, ValueError):
+        return False
 
 
 def _checksum(key: bytes, content: bytes) -> bytes:

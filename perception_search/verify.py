@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from perception_search import durable, index, manifest, tables
+from perception_search import durable, index, manifest, tables, text_cache
 from perception_search.errors import CollectionDamaged
 from perception_search.manifest import Manifest, StoredFile
 
@@ -22,9 +22,12 @@ class Damage:
     remedy: str
 
 
-_HEALS = "healed from its twin by the next ingest"
-_REBUILD = "a copy of other data: rebuild it with `perception-search index`"
-_RESTORE = "restore it from a backup, or make the collection anew from its media"
+_HEALS = "healed from its twin by the next ingest, or by `perception-search repair`"
+_UNNEEDED = "of an older version: nothing needs it, and `perception-search repair` puts it right"
+_REBUILD = "a copy of other data: rebuild it with `perception-search index`, or `repair`"
+_FORGET = "texts that were asked: made anew as they are asked again"
+_REOPEN = "`perception-search repair --previous-version` opens the version before"
+_REPAIR = "`perception-search repair` mends what can be, and names the rest"
 
 
 def verify(folder: Path, *, quick: bool = False) -> list[Damage]:
@@ -37,21 +40,36 @@ def verify(folder: Path, *, quick: bool = False) -> list[Damage]:
     Raises:
         CollectionNotFound: there is no collection.
     """
-    found = list(_manifests(folder))
+    found = list(manifests(folder))
     try:
         state = manifest.read(folder)
     except CollectionDamaged as error:
-        return [*found, Damage(folder / manifest.FOLDER, str(error), _RESTORE)]
-    found += _collection_file(folder, state)
+        return [*found, Damage(folder / manifest.FOLDER, str(error), _REOPEN)]
+    return [*found, *examine(folder, state, quick=quick)]
+
+
+def examine(folder: Path, state: Manifest, *, quick: bool = False) -> list[Damage]:
+    """What is wrong with one version of a collection, but for manifests.
+
+    Args:
+        folder: the collection.
+        state: the version.
+        quick: as for `verify`.
+    """
+    found = list(_collection_file(folder, state))
     damaged = [damage for file in state.files for damage in _file(folder, file, quick)]
     found += damaged
     if not damaged and not quick:
         found += _contents(folder, state)
     found += _index(folder, state, quick)
+    cache = folder / text_cache.FILE
+    if not quick and not text_cache.is_whole(cache):
+        found.append(Damage(cache, "it does not hold what was written to it", _FORGET))
     return found
 
 
-def _manifests(folder: Path) -> Iterator[Damage]:
+def manifests(folder: Path) -> Iterator[Damage]:
+    """What is wrong with the manifests of all versions."""
     newest = manifest.versions(folder)[-1]
     for version in manifest.versions(folder):
         for copy in manifest.COPIES:
@@ -64,7 +82,7 @@ def _manifests(folder: Path) -> Iterator[Damage]:
                 problem = str(error)
             else:
                 continue
-            remedy = _HEALS if version == newest else "of an older version: nothing needs it"
+            remedy = _HEALS if version == newest else _UNNEEDED
             yield Damage(path, problem, remedy)
 
 
@@ -85,12 +103,12 @@ def _file(folder: Path, file: StoredFile, quick: bool) -> Iterator[Damage]:
         size = path.stat().st_size
         whole = size == file.size_bytes and (quick or durable.sha256_of(path) == file.sha256)
     except OSError as error:
-        yield Damage(path, error.strerror or "it cannot be read", _RESTORE)
+        yield Damage(path, error.strerror or "it cannot be read", _REPAIR)
         return
     if size != file.size_bytes:
-        yield Damage(path, f"it has {size} bytes, not {file.size_bytes}", _RESTORE)
+        yield Damage(path, f"it has {size} bytes, not {file.size_bytes}", _REPAIR)
     elif not whole:
-        yield Damage(path, "its SHA-256 is not that of its name", _RESTORE)
+        yield Damage(path, "its SHA-256 is not that of its name", _REPAIR)
 
 
 def _contents(folder: Path, state: Manifest) -> Iterator[Damage]:
@@ -106,18 +124,25 @@ def _contents(folder: Path, state: Manifest) -> Iterator[Damage]:
             num_rows += group.num_rows
             ids.append(group["row_id"].to_numpy())
             if not pc.all(pc.is_in(group["content_hash"], value_set=known)).as_py():
-                yield Damage(path, "it holds rows of no item", _RESTORE)
+                yield Damage(path, "it holds rows of no item", _REPAIR)
         for matrix in tables.map_embeddings(path, dim):
             lengths = np.linalg.norm(matrix.astype(np.float32), axis=1)
             if not (np.abs(lengths - 1) < 0.01).all():
-                yield Damage(path, "it holds an embedding that is not of unit length", _RESTORE)
+                yield Damage(path, "it holds an embedding that is not of unit length", _REPAIR)
         if num_rows != file.num_rows:
-            yield Damage(path, f"it holds {num_rows} rows, not {file.num_rows}", _RESTORE)
+            yield Damage(path, f"it holds {num_rows} rows, not {file.num_rows}", _REPAIR)
+    for file in state.of("captions"):
+        path = folder / file.name
+        owners = tables.read(path, ["content_hash"])["content_hash"]
+        if not pc.all(pc.is_in(owners, value_set=known)).as_py():
+            yield Damage(path, "it holds captions of no item", _REPAIR)
+        if len(owners) != file.num_rows:
+            yield Damage(path, f"it holds {len(owners)} rows, not {file.num_rows}", _REPAIR)
     together = np.concatenate(ids) if ids else np.array([], np.int64)
     if len(np.unique(together)) != len(together):
-        yield Damage(place, "a row id stands twice", _RESTORE)
+        yield Damage(place, "a row id stands twice", _REPAIR)
     if len(together) and together.max() >= state.next_row_id:
-        yield Damage(place, "a row id is higher than any that was given", _RESTORE)
+        yield Damage(place, "a row id is higher than any that was given", _REPAIR)
 
 
 def _hashes(folder: Path, state: Manifest) -> pa.Array:

@@ -4,6 +4,7 @@ A version is visible as a whole or not at all, and what `commit` returned surviv
 loss. Knows no encoder, no index and no media file.
 """
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -26,7 +27,7 @@ from perception_search import durable, manifest, tables
 from perception_search.errors import CollectionLocked
 from perception_search.manifest import Manifest, StoredFile
 from perception_search.segments import Segmentation
-from perception_search.snapshot import PathRecord, Snapshot, latest
+from perception_search.snapshot import Caption, PathRecord, Snapshot, latest
 
 ROWS_AT_ONCE = 4096
 MINIMUM_AGE_SECONDS = 24 * 3600.0
@@ -95,26 +96,36 @@ class Writer:
     Args:
         folder: the collection's.
         before: a version that was read; see `Snapshot.open`.
+        base: what to start from instead of the newest version, where that cannot be read; it
+            bears the newest version's number.
     """
 
-    def __init__(self, folder: Path, before: Snapshot | None = None) -> None:
+    def __init__(
+        self, folder: Path, before: Snapshot | None = None, base: Manifest | None = None
+    ) -> None:
         self.folder = folder
         self._before = before
+        self._base = base
         self._lock = FileLock(folder / _LOCK, blocking=False)
 
     def __enter__(self) -> "Writer":
         manifest.versions(self.folder)  # a plain message where there is no collection
+        with durable.writing(self.folder):
+            try:
+                self._lock.acquire()
+            except Timeout as error:
+                raise CollectionLocked(
+                    f"{self.folder} is being written by {_read_holder(self.folder)}. "
+                    f"Searching goes on meanwhile; try again when it has finished."
+                ) from error
         try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise CollectionLocked(
-                f"{self.folder} is being written by {_read_holder(self.folder)}. "
-                f"Searching goes on meanwhile; try again when it has finished."
-            ) from error
-        try:
-            _write_holder(self.folder)
-            self.snapshot = Snapshot.open(self.folder, self._before)
-            manifest.heal(self.folder, self.snapshot.manifest)
+            with durable.writing(self.folder):
+                _write_holder(self.folder)
+            if self._base is None:
+                self.snapshot = Snapshot.open(self.folder, self._before)
+                manifest.heal(self.folder, self.snapshot.manifest)
+            else:
+                self.snapshot = Snapshot(self.folder, self._base)
             for table in manifest.TABLES:
                 durable.sweep(self.folder / table)
             durable.sweep(self.folder / manifest.FOLDER)
@@ -123,20 +134,23 @@ class Writer:
             self._lock.release()
             raise
         self.next_row_id = self.snapshot.manifest.next_row_id
-        self._forget()
+        self.forget()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._forget()
-        (self.folder / _HOLDER).unlink(missing_ok=True)
+        self.forget()
+        with contextlib.suppress(OSError):  # the disk may be gone; nothing hangs on it
+            (self.folder / _HOLDER).unlink(missing_ok=True)
         self._lock.release()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop everything that is staged."""
         self._rows: list[tuple[int, str, NewRow]] = []
         self._grids: list[tuple[str, Grid]] = []
         self._items: dict[str, dict[str, Any]] = {}
         self._paths: dict[Path, PathRecord] = {}
         self._roots: list[str] = []
+        self._captions: dict[str, list[Caption]] = {}
 
     @property
     def num_staged_rows(self) -> int:
@@ -146,7 +160,8 @@ class Writer:
     @property
     def has_staged(self) -> bool:
         """Whether a commit would write anything."""
-        return bool(self._rows or self._grids or self._items or self._paths or self._roots)
+        tables_too = self._rows or self._grids or self._items or self._paths or self._captions
+        return bool(tables_too or self._roots)
 
     def add_item(
         self, item: Mapping[str, Any], rows: Sequence[NewRow] = (), grid: Grid | None = None
@@ -156,21 +171,39 @@ class Writer:
         Raises:
             ValueError: an embedding is not finite or not of unit length.
         """
-        for row in rows:
-            length = float(np.linalg.norm(row.embedding))
-            if not (np.isfinite(row.norm) and abs(length - 1) < 1e-3):
-                raise ValueError(f"an embedding of length {length:g} cannot be stored")
         content_hash = item["content_hash"]
-        for row in rows:
-            self._rows.append((self.next_row_id, content_hash, row))
-            self.next_row_id += 1
+        self.add_rows(content_hash, rows)
         if grid is not None:
             self._grids.append((content_hash, grid))
         self._items[content_hash] = dict(item)
 
+    def add_rows(self, content_hash: str, rows: Sequence[NewRow]) -> None:
+        """Stage rows of an item that is known, or is staged too.
+
+        Raises:
+            ValueError: an embedding is not finite or not of unit length.
+        """
+        for row in rows:
+            length = float(np.linalg.norm(row.embedding))
+            if not (np.isfinite(row.norm) and abs(length - 1) < 1e-3):
+                raise ValueError(f"an embedding of length {length:g} cannot be stored")
+        for row in rows:
+            self._rows.append((self.next_row_id, content_hash, row))
+            self.next_row_id += 1
+
     def add_path(self, path: Path, record: PathRecord) -> None:
         """Stage what was seen at `path`."""
         self._paths[path] = record
+
+    def add_captions(self, content_hash: str, captions: Sequence[Caption]) -> None:
+        """Stage an item's captions, one or more, in the place of all that it has.
+
+        Raises:
+            ValueError: there is none, or one has no words.
+        """
+        if not captions or not all(caption.text.strip() for caption in captions):
+            raise ValueError("a caption without words cannot be stored")
+        self._captions[content_hash] = list(captions)
 
     def add_root(self, root: Path) -> None:
         """Stage `root` as a folder whose files are followed; a known one is not staged again."""
@@ -178,22 +211,29 @@ class Writer:
         if name not in self.snapshot.manifest.roots and name not in self._roots:
             self._roots.append(name)
 
-    def commit(self, provenance: Mapping[str, str] | None = None) -> Snapshot:
+    def commit(
+        self,
+        provenance: Mapping[str, str] | None = None,
+        files: Sequence[StoredFile] | None = None,
+        **changes: Any,
+    ) -> Snapshot:
         """Make everything staged the next version; returns when it is safe on disk.
 
         Args:
             provenance: how the staged rows came to be.
+            files: what takes the place of the files there are, in order; None for those.
+            changes: further fields of the manifest that change with them.
 
         Raises:
             OSError: the disk is full or failing; the version before stays the newest.
         """
         state = self.snapshot.manifest
-        files = list(state.files)
+        files = list(state.files if files is None else files)
         for table, content in self._staged_tables():
             origin = (dict(provenance),) if provenance and table == "rows" else ()
-            files.append(self._write_table(table, content.schema, [content], origin))
-        self._install(files=tuple(files), roots=(*state.roots, *self._roots))
-        self._forget()
+            files.append(self.write_table(table, content.schema, [content], origin))
+        self._install(files=tuple(files), roots=(*state.roots, *self._roots), **changes)
+        self.forget()
         return self.snapshot
 
     def replace_segments(
@@ -224,7 +264,7 @@ class Writer:
         if first is not None:
             parts = itertools.chain([first], parts)
             schema = tables.rows_schema(self.snapshot.dim)
-            merged = self._write_table("rows", schema, parts, _origins(mixed))
+            merged = self.write_table("rows", schema, parts, _origins(mixed))
             files = [*(file for file in files if file not in mixed), merged]
         self._install(files=tuple(files), segmentation=segmentation.as_dict())
         return self.snapshot
@@ -259,21 +299,46 @@ class Writer:
             yield "items", items_table(self._items.values())
         if self._paths:
             yield "paths", _paths_table(self._paths)
+        if self._captions:
+            yield "captions", _captions_table(self._captions)
 
-    def _write_table(
+    def write_table(
         self,
         table: str,
         schema: pa.Schema,
         parts: Iterable[pa.Table],
-        provenance: tuple[Mapping[str, str], ...],
+        provenance: tuple[Mapping[str, str], ...] = (),
     ) -> StoredFile:
+        """Write one file of a table, safe on disk; no version names it yet."""
         folder = self.folder / table
+        if not folder.is_dir():  # a collection from before there was such a table
+            folder.mkdir()
+            durable.sync_folder(self.folder)
         with durable.pending(folder) as new:
             num_rows = tables.write(new.file, schema, parts)
             sha256 = new.sha256()
             size_bytes = new.file.tell()
             new.publish(folder / f"{sha256}.parquet")
         return StoredFile(table, sha256, size_bytes, num_rows, provenance)
+
+    def without(self, file: StoredFile, content_hashes: pa.Array) -> StoredFile | None:
+        """A file of rows or grids without those of some contents: the same file where it holds
+        none of them, another one written otherwise; None where nothing would be left.
+        """
+        path = self.snapshot.path_of(file)
+        held = pc.is_in(
+            tables.read(path, ["content_hash"])["content_hash"], value_set=content_hashes
+        )
+        if not pc.any(held).as_py():
+            return file
+        if pc.all(held).as_py():
+            return None
+        parts = (
+            group.filter(pc.invert(pc.is_in(group["content_hash"], value_set=content_hashes)))
+            for group in tables.groups(path)
+        )
+        schema = tables.schema_of(file.table, self.snapshot.dim)
+        return self.write_table(file.table, schema, parts, file.provenance)
 
     def compact(self) -> None:
         """Merge small files into larger ones, ids kept, and drop records that later ones replace.
@@ -295,14 +360,13 @@ class Writer:
     def _merge(self, table: str, small: list[StoredFile]) -> StoredFile:
         paths = [self.snapshot.path_of(file) for file in small]
         if table in ("rows", "grid"):
-            make_schema = tables.rows_schema if table == "rows" else tables.grid_schema
-            schema = make_schema(self.snapshot.dim)
+            schema = tables.schema_of(table, self.snapshot.dim)
             parts: Iterable[pa.Table] = (group for path in paths for group in tables.groups(path))
         else:
             key = "path" if table == "paths" else "content_hash"
             merged = latest([tables.read(path) for path in paths], key)
             schema, parts = merged.schema, [merged]
-        return self._write_table(table, schema, parts, _origins(small))
+        return self.write_table(table, schema, parts, _origins(small))
 
     def collect_garbage(self, minimum_age_seconds: float = MINIMUM_AGE_SECONDS) -> list[Path]:
         """Delete files that none of the last three versions names and that are a day old.
@@ -417,6 +481,14 @@ def _paths_table(paths: Mapping[Path, PathRecord]) -> pa.Table:
         name: [getattr(record, name) for record in records] for name in PathRecord._fields
     }
     return pa.table(columns, schema=tables.PATHS)
+
+
+def _captions_table(captions: Mapping[str, Sequence[Caption]]) -> pa.Table:
+    pairs = [(content_hash, one) for content_hash, some in captions.items() for one in some]
+    columns = {"content_hash": [content_hash for content_hash, _ in pairs]} | {
+        name: [getattr(caption, name) for _, caption in pairs] for name in Caption._fields
+    }
+    return pa.table(columns, schema=tables.CAPTIONS)
 
 
 def _write_holder(folder: Path) -> None:

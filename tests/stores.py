@@ -1,10 +1,11 @@
 """Small collections written straight through the writer, without media and without an encoder."""
 
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
-from perception_search.snapshot import PathRecord
+from perception_search.snapshot import Caption, PathRecord
 from perception_search.writer import Grid, NewRow, Writer, create_folder
 
 DIM = 16
@@ -50,7 +51,11 @@ def row(number, embedding=None, scope="image", start=None, end=None):
     return NewRow(scope, unit(number) if embedding is None else embedding, 2.0, 1, start, end)
 
 
-def make(folder, count, *, first=0, grid=False, dim=DIM):
+def caption(text, model="own", licence="own", prompt=None, start=None, end=None):
+    return Caption(text, model, licence, datetime(2026, 1, 1), prompt, start, end)
+
+
+def make(folder, count, *, first=0, grid=False, captions=False, dim=DIM):
     """A collection in `folder` (made if absent) with `count` more images, in one commit."""
     if not folder.exists():
         create_folder(folder, description(dim))
@@ -58,6 +63,8 @@ def make(folder, count, *, first=0, grid=False, dim=DIM):
         for number in range(first, first + count):
             some = Grid(unit(number, dim)[None], np.ones(1), np.zeros(1)) if grid else None
             writer.add_item(item(number), [row(number, unit(number, dim))], some)
+            if captions:
+                writer.add_captions(f"{number:064x}", [caption(f"picture {number}")])
             path = Path(f"/photos/{number}.jpg")
             writer.add_path(path, PathRecord(1, 2, 3, f"{number:064x}", "ingested"))
         if count:

@@ -78,7 +78,8 @@ def test_search_json_is_one_hit_a_line(run, made):
     assert code == 0
     assert set(first) == {
         "row_id", "path", "kind", "score", "start_seconds", "end_seconds", "best_seconds",
-        "caption", "rerank_score",
+        "caption", "caption_model", "caption_licence", "vector_rank", "word_rank", "rerank_score",
+        "relevance",
     }  # fmt: skip
     assert first["score"] >= second["score"]
     assert first["path"].startswith(str(media))
@@ -411,7 +412,7 @@ def commands():
 
 
 def test_every_help_opens_with_an_example_on_a_line_of_its_own(run):
-    assert len(commands()) == 48
+    assert len(commands()) == 53
     for command in commands():
         code, out, _ = run(*command.split(), "--help")
         assert code == 0

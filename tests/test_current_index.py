@@ -161,7 +161,7 @@ def test_a_full_disk_leaves_the_old_index(folder, monkeypatch):
 
     monkeypatch.setattr("perception_search.durable.pending", full)
     said = kept_up(folder)
-    assert said.startswith("The index could not be kept up ([Errno 28]")
+    assert said.startswith("The index could not be kept up (No space left on device)")
     assert index.read_record(folder) == record
     assert index.open_index(folder, Snapshot.open(folder).rows) is not None
 

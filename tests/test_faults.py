@@ -17,8 +17,11 @@ from fakes import ColourEncoder
 from media_folder import write_pictures, write_videos
 
 from perception_search import Collection, PerceptionSearchError
+from perception_search.captioning import GivenCaption, take_in
+from perception_search.manifest import TABLES
 from perception_search.snapshot import Snapshot
 from perception_search.verify import verify
+from perception_search.writer import Writer
 
 LONG = os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long"
 SEED = int(os.environ.get("PERCEPTION_SEARCH_SEED", random.randrange(1 << 32)))
@@ -142,6 +145,7 @@ def answers(path):
             return [
                 [(hit.row_id, str(hit.path), round(hit.score, 3)) for hit in hits]
                 for hits in (
+                    photos.search("picture", k=5, by="words"),
                     photos.search("red", k=5),
                     photos.search("dark", k=5, where="kind = 'video'"),
                     photos.similar(next(iter(photos.snapshot.live_paths.values()))[0], k=5),
@@ -163,12 +167,17 @@ def test_a_flipped_bit_in_any_file_is_never_silent(tmp_path):
     photos = Collection.create(path, encoder=ColourEncoder())
     photos.ingest(media, commit_rows=20)
     photos.index("hnsw")
+    with Writer(path) as writer:
+        live = photos.snapshot.live_paths.values()
+        given = [GivenCaption(str(p[0]), f"a picture of {n % 7}") for n, p in enumerate(live)]
+        take_in(writer, given)
     expected = answers(path)
     assert isinstance(expected, list)
     assert photos.verify() == []
     files = [p for p in sorted(path.rglob("*")) if p.is_file() and p.stat().st_size]
     kinds = {p.parent.name for p in files}
-    assert {"manifests", "rows", "grid", "items", "paths", "index", "cache", path.name} <= kinds
+    assert {"manifests", *TABLES, "index", "cache", path.name} <= kinds
+    assert any(p.parent.parent.name == "caption-words" for p in files)
     state = Snapshot.open(path).manifest
     named = {path / file.name for file in state.files}
     named |= {path / "collection.json", *(path / "index").iterdir()}
@@ -191,6 +200,7 @@ def test_a_flipped_bit_in_any_file_is_never_silent(tmp_path):
         for extra in set(path.rglob("*")) - set(files):
             if extra.is_file():
                 extra.unlink()
+        victim.parent.mkdir(parents=True, exist_ok=True)  # a damaged cache is thrown away
         victim.write_bytes(whole)
     assert silent == [], f"seed {SEED}"
     print(f"{NUM_FLIPS} flipped bits in {len(kinds)} kinds of file, 0 silent")

@@ -48,6 +48,7 @@ def home(tmp_path_factory):
     Image.fromarray(colour((90, 90, 90))).save(home / "cat.png")
     write_video(home / "Pictures" / "dog.mp4", [colour((200, 30, 30), (64, 64))] * 20)
     (home / "beach.jpg").write_bytes((home / "Pictures" / "beach.jpg").read_bytes())
+    (home / "captions.csv").write_text("path,caption\nbeach.jpg,waves near the harbour 2041\n")
     (home / "weights").mkdir()
     for model in (T16, MODELS["PE-Spatial-T16-512"]):
         save_file(model_state(model), home / "weights" / f"{model.name}.safetensors")

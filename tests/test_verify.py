@@ -13,7 +13,7 @@ from perception_search.verify import verify
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = make(tmp_path / "c.ps", 20, grid=True)
+    folder = make(tmp_path / "c.ps", 20, grid=True, captions=True)
     Collection.open(folder).index("hnsw")
     return folder
 

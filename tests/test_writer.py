@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import description, item, make, row, unit
+from stores import caption, description, item, make, row, unit
 
 from perception_search import durable, manifest, tables
 from perception_search.errors import CollectionDamaged, CollectionLocked, CollectionNotFound
@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_the_version_before(tmp_path, monkeypatch):
 
 def test_a_damaged_or_missing_file_is_named(tmp_path):
     for table in manifest.TABLES:
-        folder = make(tmp_path / f"{table}.ps", 3, grid=True)
+        folder = make(tmp_path / f"{table}.ps", 3, grid=True, captions=True)
         [file] = Snapshot.open(folder).manifest.of(table)
         path = folder / file.name
         content = bytearray(path.read_bytes())
@@ -266,7 +266,7 @@ def test_a_stop_at_any_durable_operation_loses_nothing(tmp_path, monkeypatch):
 
     number = 0
     while True:
-        folder = make(tmp_path / f"{number}.ps", 2, grid=True)
+        folder = make(tmp_path / f"{number}.ps", 2, grid=True, captions=True)
         count = 0
 
         def stop(_what, _path, last=number):
@@ -281,14 +281,17 @@ def test_a_stop_at_any_durable_operation_loses_nothing(tmp_path, monkeypatch):
         try:
             with Writer(folder) as writer:
                 writer.add_item(item(9), [row(9)], Grid(unit(9)[None], np.ones(1), np.zeros(1)))
+                writer.add_captions(f"{9:064x}", [caption("nine")])
                 writer.commit()
                 acknowledged = 3
                 writer.compact()
         except Stop:
             stopped = True
         monkeypatch.setattr(durable, "on_operation", None)
-        rows = Snapshot.open(folder).rows
+        snapshot = Snapshot.open(folder)
+        rows = snapshot.rows
         assert acknowledged <= len(rows) <= 3
+        assert snapshot.captions.num_rows == len(rows), "captions come with what they are of"
         with Writer(folder) as writer:
             if len(rows) == 2:
                 writer.add_item(item(9), [row(9)])

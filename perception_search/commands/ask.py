@@ -75,6 +75,12 @@ def search(
     moments: Annotated[
         bool, typer.Option("--moments", help="Find moments of videos; -k counts moments.")
     ] = False,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="Fuse what vectors and the words of captions find.")
+    ] = False,
+    by: Annotated[
+        str, typer.Option(help="vectors, words of captions, captions by vector, or hybrid.")
+    ] = "vectors",
     page: Annotated[
         Path | None, typer.Option(help="Also write the hits with pictures to this HTML file.")
     ] = None,
@@ -100,6 +106,7 @@ def search(
     perception-search search photos.ps --text "at night" --image ./beach.jpg --minus "people"
     perception-search search photos.ps "two people shaking hands" --rerank 50 --rerank-budget 10s
     perception-search search photos.ps "a giraffe in a swimming pool" --relevant
+    perception-search search photos.ps "the Golden Gate" --hybrid
     perception-search search photos.ps - < queries.txt
 
     With --relevant nothing may be found. --false-alarms says how strict that is, and with 1 every
@@ -141,6 +148,7 @@ def search(
         "normalised": normalised,
         "whole": whole,
         "moments": moments,
+        "by": "hybrid" if hybrid else by,
     }
     if rate is not None or normalised:
         with steps() as show:

@@ -48,6 +48,13 @@ def info(path: Folder, as_json: AsJson = False) -> None:
         f"{sampling['num_uniform_frames']} frames as in pe-eval, found by "
         f"{Segmentation.of(described['segmentation'])}"
     )
+    num_items = described["images"] + described["videos"]
+    for group in described["captions"]:
+        asked = f", asked {display(group['prompt'])!r}" if group["prompt"] else ""
+        print_line(
+            f"captions    {group['captions']}, of {group['items']} of {num_items} items, by "
+            f"{display(group['model'])}{asked}; licence: {display(group['licence'])}"
+        )
     print_line(f"failures    {described['failures']}")
     print_line(
         f"on disk     {readable_bytes(described['size_bytes'])} in {described['files']} files"

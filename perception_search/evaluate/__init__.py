@@ -6,6 +6,8 @@ films         videos made of captioned clips, whose right answers are known
 captions      pictures and videos with captions, as data sets lay them out
 retrieval     pictures and videos by their captions, by PE's protocol and by a search
 mine          one's own queries and right answers, exactly and by the index
+stored_captions   a collection's captions against those of people, by CIDEr
+plm_videobench   answers of a model that saw videos, by PLM-VideoBench's measures
 class_names   what public data sets call their classes, and the prompts
 class_lists   files that say which media count, and of which class
 class_sets    pictures and videos with classes, as data sets lay them out

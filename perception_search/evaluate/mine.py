@@ -14,8 +14,9 @@ from perception_search.collection import Collection
 from perception_search.errors import QueryError
 from perception_search.evaluate.ways import ask_in_every_way
 from perception_search.hits import Hits
-from perception_search.media import absolute, display
+from perception_search.media import display
 from perception_search.metrics import bootstrap_interval
+from perception_search.named_items import NamedItems
 from perception_search.relevance import OnProgress
 from perception_search.zero_shot import KS, recall
 
@@ -245,27 +246,13 @@ def _right_hashes(
     collection: Collection, queries: Mapping[str, Sequence[str]]
 ) -> dict[str, set[str]]:
     """Of every query the contents of its right answers."""
-    by_path = {
-        path: content_hash
-        for content_hash, paths in collection.snapshot.live_paths.items()
-        for path in paths
-    }
-    by_name: dict[str, list[Path]] = {}
-    for path in by_path:
-        by_name.setdefault(path.name, []).append(path)
+    items = NamedItems(collection.snapshot)
     right: dict[str, set[str]] = {}
     unknown = []
     for query, names in queries.items():
         right[query] = set()
         for name in names:
-            parts = Path(name).parts
-            fitting = {
-                by_path[path]
-                for path in by_name.get(Path(name).name, [])
-                if path == absolute(name) or path.parts[-len(parts) :] == parts
-            }
-            if absolute(name) in by_path:
-                fitting = {by_path[absolute(name)]}
+            fitting = items.fitting(name)
             if len(fitting) > 1:
                 raise QueryError(f"{len(fitting)} items are called {name}: write more of its path")
             if not fitting:

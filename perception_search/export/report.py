@@ -26,6 +26,9 @@ class Moment(NamedTuple):
         start_seconds: from the first frame that it shows.
         end_seconds: the first moment after it; later than the start.
         score: of the hit; a reranker's where there was one.
+        caption: what it shows in words, where that is known.
+        caption_model: what wrote the caption.
+        caption_licence: what it may be used for.
     """
 
     rank: int
@@ -33,6 +36,9 @@ class Moment(NamedTuple):
     start_seconds: float
     end_seconds: float
     score: float
+    caption: str | None = None
+    caption_model: str | None = None
+    caption_licence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,8 @@ def moments_of(hits: Iterable[Hit]) -> tuple[list[Moment], int]:
         if not start < end < float("inf"):
             raise ValueError(f"a moment from {start} to {end} s; it must end after it begins")
         score = hit.score if hit.rerank_score is None else hit.rerank_score
-        moments.append(Moment(rank, absolute(hit.path), start, float(end), float(score)))
+        caption = hit.caption, hit.caption_model, hit.caption_licence
+        moments.append(Moment(rank, absolute(hit.path), start, float(end), float(score), *caption))
     return moments, num_left_out
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from perception_search.errors import ExportError, MediaError
 from perception_search.export.cutting import read_clocks
@@ -91,7 +92,8 @@ def write_jsonl(
 
     A line has `qid` (1 for the video of the best hit, and so on), `query`, `vid` (the video's name
     without its ending), `pred_relevant_windows` (`[[start_seconds, end_seconds, score], …]`, best
-    first) and, beyond that form, `path`. It is ASCII: a name that is no text keeps its surrogates
+    first) and, beyond that form, `path`, and `captions` where there are any: of each window the
+    text, its model and licence, or null. It is ASCII: a name that is no text keeps its surrogates
     and can be read back exactly. The videos are not opened.
 
     Args:
@@ -108,7 +110,7 @@ def write_jsonl(
     lines = []
     for qid, (source, found) in enumerate(by_video(moments).items(), start=1):
         best_first = sorted(found, key=lambda moment: -moment.score)
-        line = {
+        line: dict[str, Any] = {
             "qid": qid,
             "query": query,
             "vid": source.stem,
@@ -117,10 +119,22 @@ def write_jsonl(
             ],
             "path": str(source),
         }
+        if any(moment.caption for moment in found):
+            line["captions"] = [_caption(moment) for moment in best_first]
         lines.append(json.dumps(line) + "\n")
     write_new(target, "".join(lines).encode("ascii"), overwrite=overwrite)
     done = [Exported(target, m.source, m.start_seconds, m.end_seconds, WRITTEN) for m in moments]
     return ExportReport(tuple(done), num_left_out)
+
+
+def _caption(moment: Moment) -> dict[str, str | None] | None:
+    if moment.caption is None:
+        return None
+    return {
+        "text": moment.caption,
+        "model": moment.caption_model,
+        "licence": moment.caption_licence,
+    }
 
 
 def _free_name(source: Path, taken: set[str]) -> str:

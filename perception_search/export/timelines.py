@@ -177,7 +177,8 @@ def _report(
     note: str = "",
 ) -> ExportReport:
     done = []
-    for _, source, start, end, _ in moments:
+    for moment in moments:
+        source, start, end = moment.source, moment.start_seconds, moment.end_seconds
         error = failed.get(source)
         if error is None:
             done.append(Exported(target, source, start, end, WRITTEN))

@@ -1,0 +1,145 @@
+"""What can still be read of a table's file that is not what was written; changes nothing.
+
+Every page of a column has a checksum of its own (`tables.write`), so of a file with a damaged page
+the others are as they were written. A row group is kept where every column that matters can be
+read; another column of it that cannot is left empty. Where no page is found to be damaged the
+damage is in what says how to read them, which has no checksum: then nothing is kept.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from perception_search import durable, manifest, tables
+
+_NEEDED = {
+    "items": ("content_hash", "kind", "outcome"),
+    "paths": ("path", "content_hash", "outcome"),
+}
+"""Columns without which a record says nothing; of other tables all are needed."""
+_HASH = "^[0-9a-f]{64}$"
+
+
+class Salvaged(NamedTuple):
+    """What was read of a file.
+
+    Attributes:
+        parts: its whole row groups.
+        lost_columns: columns that could not be read in one of them, and are empty there.
+    """
+
+    parts: list[pa.Table]
+    lost_columns: frozenset[str]
+
+    @property
+    def num_rows(self) -> int:
+        """Records that were read."""
+        return sum(part.num_rows for part in self.parts)
+
+
+def salvage(path: Path, table: str, dim: int) -> Salvaged:
+    """The row groups of a damaged file that are as they were written.
+
+    Args:
+        path: the file; it may be missing.
+        table: `rows`, `grid`, `items`, `paths` or another.
+        dim: of the embeddings.
+    """
+    parts, lost = [], set()
+    is_explained = False
+    try:
+        is_explained = durable.sha256_of(path) == path.stem  # whole, and wrong all the same
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            schema = file.schema_arrow
+            needed = _NEEDED.get(table, tuple(schema.names))
+            if table in ("rows", "grid") and schema != tables.schema_of(table, dim):
+                return Salvaged([], frozenset())
+            for number in range(file.num_row_groups):
+                part, missing = _group(file, number, schema)
+                is_explained = is_explained or bool(missing)
+                if not missing.intersection(needed) and part is not None and _is_sound(part, table):
+                    parts.append(part)
+                    lost |= missing
+    except (OSError, ValueError, OverflowError, pa.ArrowException):
+        pass  # nothing more can be read
+    return Salvaged(parts, frozenset(lost)) if is_explained else Salvaged([], frozenset())
+
+
+def _group(
+    file: pq.ParquetFile, number: int, schema: pa.Schema
+) -> tuple[pa.Table | None, set[str]]:
+    """One row group, and the columns that could not be read and are empty in it."""
+    num_rows = file.metadata.row_group(number).num_rows
+    columns, missing = {}, set()
+    for field in schema:
+        try:
+            read = file.read_row_group(number, columns=[field.name])[field.name]
+            if len(read) != num_rows:
+                raise ValueError("it holds another number of values")
+            columns[field.name] = read
+        except (OSError, ValueError, KeyError, OverflowError, pa.ArrowException):
+            missing.add(field.name)
+    if not columns:
+        return None, missing
+    for name in missing:
+        columns[name] = pa.nulls(num_rows, schema.field(name).type)
+    fields = [
+        schema.field(name).with_nullable(True) if name in missing else schema.field(name)
+        for name in schema.names
+    ]
+    whole = pa.schema(fields, schema.metadata)
+    return pa.table([columns[name] for name in schema.names], schema=whole), missing
+
+
+def _is_sound(part: pa.Table, table: str) -> bool:
+    """Whether the values can be what was written: a second look, after the checksums."""
+    names = part.column_names
+    if table != "paths" and "content_hash" in names:
+        hashes = pc.match_substring_regex(part["content_hash"], _HASH)
+        if not pc.all(hashes, min_count=0, skip_nulls=False).as_py():
+            return False
+    if table == "rows" and not pc.all(
+        pc.is_in(part["scope"], value_set=pa.array(tables.SCOPES)), min_count=0
+    ):
+        return False
+    if table in ("rows", "grid"):
+        flat = part["embedding"].combine_chunks().flatten().to_numpy().astype(np.float32)
+        lengths = np.linalg.norm(flat.reshape(part.num_rows, -1), axis=1)
+        return bool((np.abs(lengths - 1) < 0.01).all())
+    return True
+
+
+def unnamed(folder: Path, table: str, named: set[str]) -> list[Path]:
+    """Whole files of a table that are not among the named, oldest first.
+
+    A file is whole when its SHA-256 is its name: what a lost version held, or an older one.
+
+    Args:
+        folder: the collection.
+        table: the table.
+        named: SHA-256 of the files that are known already.
+    """
+    found = []
+    for path in (folder / table).glob("*.parquet"):
+        try:
+            if path.stem not in named and durable.sha256_of(path) == path.stem:
+                found.append((path.stat().st_mtime_ns, path))
+        except OSError:
+            continue  # what cannot be read helps nobody
+    return [path for _, path in sorted(found)]
+
+
+def readable_version(folder: Path, below: int) -> manifest.Manifest | None:
+    """The newest version under `below` of which a copy is whole."""
+    for version in reversed(manifest.versions(folder)):
+        for copy in manifest.COPIES:
+            if version < below:
+                try:
+                    return manifest.read_copy(folder, version, copy)
+                except (OSError, ValueError):
+                    continue
+    return None
