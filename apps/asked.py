@@ -35,6 +35,7 @@ class Asked:
         folder: the folder that holds it, and those below; empty for any.
         score: hits below are left out.
         answers: leave out what answers no better than chance.
+        captions: look for the words in captions too, and fuse both rankings.
         k: hits wanted.
     """
 
@@ -51,6 +52,7 @@ class Asked:
     folder: str = ""
     score: float = -1.0
     answers: bool = False
+    captions: bool = False
     k: int = NUM_HITS
 
     @staticmethod

@@ -78,7 +78,9 @@ class Page:
                 images.append((asked.weight, path))
             if not words and not images:
                 raise ValueError(WELCOME)
-            if asked.answers:
+            if asked.captions:
+                how["by"] = "hybrid"
+            elif asked.answers:
                 how["relevant"] = 0.2
             hits = self.collection.search(
                 words or None, images=images, videos=videos, minus=minus, **how
@@ -220,6 +222,11 @@ def build(collection: Collection) -> tuple[gr.Blocks, Page]:
         except (ValueError, PerceptionSearchError) as error:
             raise gr.Error(sentence(error)) from error
 
+    def info() -> dict[str, Any]:
+        """What is in the collection, as `perception-search info` tells it, without paths."""
+        kept_back = ("path", "roots")
+        return {name: value for name, value in collection.info().items() if name not in kept_back}
+
     with gr.Blocks(
         title=f"{collection.path.name}: search", analytics_enabled=False, fill_width=True
     ) as blocks:
@@ -252,6 +259,11 @@ def build(collection: Collection) -> tuple[gr.Blocks, Page]:
                 with gr.Row():
                     score = gr.Slider(-1, 1, value=-1, step=0.01, label="Lowest score")
                     answers = gr.Checkbox(False, label="Only what answers better than chance")
+                    captions = gr.Checkbox(
+                        False,
+                        label="Look in captions too",
+                        visible=bool(collection.info().get("captions")),
+                    )
                     weight = gr.Slider(0.1, 5, value=1, step=0.1, label="Weight of a dropped file")
             top = gr.HTML("", apply_default_css=False, elem_id="ps-top")
             out = gr.HTML(cards.message(WELCOME), apply_default_css=False, elem_id="ps-out")
@@ -287,6 +299,7 @@ def build(collection: Collection) -> tuple[gr.Blocks, Page]:
             "folder": folder,
             "score": score,
             "answers": answers,
+            "captions": captions,
             "k": k,
         }
         inputs: Any = [controls[name] for name in names]
@@ -301,18 +314,8 @@ def build(collection: Collection) -> tuple[gr.Blocks, Page]:
             event(fresh, q, [like, k], **private).then(run, inputs, outputs, **private).then(
                 None, link, None, js=put, **private
             )
-        for control in (
-            kind,
-            folder,
-            after,
-            before,
-            longer,
-            shorter,
-            larger,
-            score,
-            answers,
-            weight,
-        ):
+        filters = (kind, folder, after, before, longer, shorter, larger, score, answers, captions)
+        for control in (*filters, weight):
             changed = getattr(control, "input", None) or control.change
             changed(run, inputs, outputs, **private).then(None, link, None, js=put, **private)
         drop.change(run, inputs, outputs, **private).then(None, link, None, js=put, **private)
@@ -329,7 +332,7 @@ def build(collection: Collection) -> tuple[gr.Blocks, Page]:
 
         refresh.click(bring_up_to_date, None, [told, about], concurrency_limit=1, **private)
         gr.api(search, api_name="search")
-        gr.api(lambda: page.collection.info() | {"path": "", "roots": []}, api_name="info")
+        gr.api(info, api_name="info")
     blocks.queue(max_size=MOST_WAITING, default_concurrency_limit=SEARCHES_AT_ONCE)
     return blocks, page
 
@@ -517,6 +520,7 @@ def serve(collection: Collection, *, host: str, port: int, on_ready: Callable[[s
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, port))
+    listener.listen(128)  # who comes before the page is ready waits
     port = listener.getsockname()[1]
     own = host in LOOPBACK
     token = None if own else secrets.token_urlsafe(24)
