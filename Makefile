@@ -2,6 +2,7 @@
 #
 #   make demo                  index sample media, ask ten queries, leave demo/index.html
 #   make demo MODEL=PE-Core-B16-224 MEDIA=~/Pictures
+#   make app                   the search page over the demo's media
 #   make test                  every test
 #   make check                 style and types
 #   make scale                 50,000 small files and 500 small videos
@@ -29,7 +30,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PARITY_PIP := $(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test check bench parity parity-env bench-video bench-encode bench-gpu bench-index bench-index-1m bench-index-small scale faults clean
+.PHONY: demo app test check bench parity parity-env bench-video bench-encode bench-gpu bench-index bench-index-1m bench-index-small scale faults clean
 
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,11 +42,18 @@ $(VENV)/demo: $(VENV)/torch pyproject.toml
 	touch $@
 
 $(VENV)/test: $(VENV)/demo
-	$(PIP) --constraint constraints.txt --editable '.[$(FAISS),starter,video,heif,export,plots,onnx,plm,dev]'
+	$(PIP) --constraint constraints.txt --editable '.[$(FAISS),starter,video,heif,export,plots,onnx,plm,app,dev]'
+	touch $@
+
+$(VENV)/app: $(VENV)/demo
+	$(PIP) --constraint constraints.txt --editable '.[$(FAISS),starter,app]'
 	touch $@
 
 demo: $(VENV)/demo
 	$(BIN)/perception-search demo --model $(MODEL) $(if $(MEDIA),--media $(MEDIA))
+
+app: demo $(VENV)/app
+	$(BIN)/perception-search app demo/demo.ps --open
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest

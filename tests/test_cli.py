@@ -412,7 +412,7 @@ def commands():
 
 
 def test_every_help_opens_with_an_example_on_a_line_of_its_own(run):
-    assert len(commands()) == 53
+    assert len(commands()) == 54
     for command in commands():
         code, out, _ = run(*command.split(), "--help")
         assert code == 0

@@ -189,6 +189,7 @@ ORDER = [
     "commands.export_onnx",
     "commands.plan",
     "commands.verify_model",
+    "commands.app",
     "commands.demo",
     "cli",
     "__main__",

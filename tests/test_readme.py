@@ -75,6 +75,17 @@ def run(command, home):
     return done.stdout
 
 
+def serves_until_it_is_stopped(words, home):
+    words = [word for word in words[1:] if word not in ("--open", "#")][:2] + ["--port", "0"]
+    command = [sys.executable, "-m", "perception_search", *words]
+    environment = os.environ | {"PERCEPTION_SEARCH_WEIGHTS": str(home / "weights")}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=home, env=environment
+    ) as process:
+        assert any(line.startswith("Search at http://127.0.0.1:") for line in process.stderr)
+        process.terminate()
+
+
 def test_the_readme_opens_with_the_two_commands():
     first = BLOCKS[0][2].splitlines()
     assert [line.split("#")[0].strip() for line in first] == ["make demo", "make test"]
@@ -92,6 +103,9 @@ def test_our_snippets_run(home, number):
 def test_the_commands_run_in_order(home, number):
     words = shlex.split(with_small_model(COMMANDS[number]))
     words = [re.sub("^~", str(home), word) for word in words]
+    if words[1] == "app":
+        serves_until_it_is_stopped(words, home)
+        return
     run([sys.executable, "-m", "perception_search", *words[1:]], home)
 
 

@@ -1,0 +1,1 @@
+"""The search page; started by `perception-search app`."""

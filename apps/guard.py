@@ -1,0 +1,132 @@
+"""Who may talk to the page: requests of its own address, of its own pages, with its token.
+
+The page needs few of Gradio's routes; those that take or give files, fetch addresses or reach other
+programs are closed.
+"""
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from http.cookies import SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs
+
+MOST_BYTES = 1 << 20
+COOKIE = "perception_search_token"
+_CLOSED = re.compile(
+    r"^(/gradio_api)?/(upload|upload_progress|file|proxy|stream|component_server|custom_component"
+    r"|deep_link|monitoring|vibe|process_recording|dev|login|logout|mcp|session|reload)\b|file="
+    r"|proxy=|\.\.|%2e%2e|\\",
+    re.IGNORECASE,
+)
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+
+class Guard:
+    """ASGI middleware that answers 403, 404 or 413 before anything else sees a request.
+
+    Args:
+        app: what answers the rest.
+        hosts: the values of the Host header that are ours; empty for any, where a token is asked.
+        token: what must be known; None where only this machine can ask.
+        large: paths that take more than a megabyte, with how much.
+    """
+
+    def __init__(
+        self, app: Any, *, hosts: frozenset[str], token: str | None, large: dict[str, int]
+    ) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._token = token
+        self._large = large
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1")
+                   for name, value in scope["headers"]}  # fmt: skip
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await _answer(send, *refusal)
+            return
+        limit = self._large.get(scope["path"], MOST_BYTES)
+        asked = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        knows = self._token is not None and secrets.compare_digest(asked, self._token)
+        await self._app(
+            scope, _limited(receive, limit), _with_cookie(send, self._token) if knows else send
+        )
+
+    def _refusal(self, scope: dict[str, Any], headers: dict[str, str]) -> tuple[int, str] | None:
+        host = headers.get("host", "").lower()
+        if self._hosts and host not in self._hosts:
+            return 403, "This page answers at its own address only."
+        origin = headers.get("origin")
+        if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
+            return 403, "Another site's page may not ask this one."
+        if headers.get("sec-fetch-site") == "cross-site" and scope["method"] != "GET":
+            return 403, "Another site's page may not ask this one."
+        raw = scope.get("raw_path") or b""
+        if _CLOSED.search(scope["path"]) or _CLOSED.search(raw.decode("latin-1")):
+            return 404, "There is no such place here."
+        limit = self._large.get(scope["path"], MOST_BYTES)
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > limit:
+            return 413, f"More than {limit >> 20} MB, which is the most."
+        if self._token is not None and not self._knows(scope, headers):
+            return 403, "Open the page by the link with the token that was printed at its start."
+        return None
+
+    def _knows(self, scope: dict[str, Any], headers: dict[str, str]) -> bool:
+        asked = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        try:
+            cookies = SimpleCookie(headers.get("cookie", ""))
+        except Exception:  # a cookie is written by anyone
+            cookies = SimpleCookie()
+        kept = cookies[COOKIE].value if COOKIE in cookies else ""
+        given = headers.get("authorization", "").removeprefix("Bearer ")
+        return any(
+            secrets.compare_digest(one.encode(), (self._token or "").encode())
+            for one in (asked, kept, given)
+        )
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """A body that says less than it sends ends where the limit is."""
+    num_bytes = 0
+
+    async def limited() -> dict[str, Any]:
+        nonlocal num_bytes
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > limit:
+            return {"type": "http.disconnect"}
+        return message
+
+    return limited
+
+
+def _with_cookie(send: Send, token: str | None) -> Send:
+    async def with_cookie(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
+            message["headers"] = [*message["headers"], (b"set-cookie", cookie.encode())]
+        await send(message)
+
+    return with_cookie
+
+
+async def _answer(send: Send, status: int, text: str) -> None:
+    body = text.encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,468 @@
+"""The search page: in a browser, by HTTP, under load, and asked for what it must not give."""
+
+import concurrent.futures
+import importlib
+import io
+import json
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from perception_search import Collection
+
+pytest.importorskip("gradio")
+uvicorn = pytest.importorskip("uvicorn")
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+CHROMIUM = Path("/usr/bin/chromium")
+QUERY = "a dog"
+SAMPLES = (
+    "imagenet_16_dalmatian.jpg",
+    "imagenet_00_bullmastiff.jpg",
+    "lion.jpg",
+    "rocket.jpg",
+    "coffee.png",
+    "bikes.mp4",
+    "bigbuckbunny.mp4",
+)
+SECRET = "the content of a file that is nobody's business"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Some of the demo's media, a picture of nothing in a folder of its own, and a secret."""
+    from perception_search.assets import sample_media
+
+    folder = tmp_path_factory.mktemp("app")
+    media = folder / "media"
+    (media / 'it\'s "mine"').mkdir(parents=True)
+    every = {path.name: path for path in sample_media().rglob("*")}
+    for name in SAMPLES:
+        found = next((path for other, path in every.items() if other.endswith(name)), None)
+        if found is not None:
+            (media / name).write_bytes(found.read_bytes())
+    Image.new("RGB", (64, 48), (9, 99, 9)).save(media / 'it\'s "mine"' / "green.png")
+    (folder / "secret.txt").write_text(SECRET)
+    Collection.create(folder / "demo.ps", model="starter").ingest(media)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def modules():
+    return importlib.import_module("apps.search_app"), importlib.import_module("apps.asked")
+
+
+class Server:
+    """The page at a port of its own, in a thread of this process."""
+
+    def __init__(self, search_app, folder, token=None):
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        hosts = frozenset({f"127.0.0.1:{self.port}"}) if token is None else frozenset()
+        collection = Collection.open(folder / "demo.ps")
+        app = search_app.make_app(collection, hosts=hosts, token=token)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.05)
+
+    def close(self):
+        self._server.should_exit = True
+        self._thread.join(20)
+
+    def ask(self, path, *, method="GET", body=None, **headers):
+        """(status, headers, content); what goes wrong on the way counts as refused."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(self.address + path, body, named, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, dict(answer.headers), answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, dict(error.headers), error.read()
+        except (OSError, ValueError, urllib.error.URLError):
+            return 0, {}, b""
+
+    def raw(self, first_line, *headers):
+        """The answer to a request whose path nothing has tidied."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            lines = [first_line, *headers, "Connection: close", "", ""]
+            connection.sendall("\r\n".join(lines).encode("latin-1"))
+            answer = b""
+            while part := connection.recv(65536):
+                answer += part
+        return answer
+
+
+@pytest.fixture(scope="module")
+def server(folder, modules):
+    server = Server(modules[0], folder)
+    yield server
+    server.close()
+
+
+def hash_of(folder, name):
+    items = Collection.open(folder / "demo.ps").items(f"name = '{name}'")
+    return items["content_hash"].iloc[0]
+
+
+# By HTTP
+
+
+def test_pictures_and_videos_come_by_content_hash_and_in_ranges(server, folder):
+    picture, video = hash_of(folder, "lion.jpg"), hash_of(folder, "bikes.mp4")
+    status, headers, content = server.ask(f"/thumb/{picture}")
+    assert (status, headers["content-type"]) == (200, "image/jpeg")
+    assert content[:2] == b"\xff\xd8"
+    assert max(Image.open(io.BytesIO(content)).size) <= 480
+    kept = list((folder / "demo.ps" / "thumbnails").glob("*.jpg"))
+    assert len(kept) == 1
+    assert server.ask(f"/thumb/{picture}")[2] == content
+    assert server.ask(f"/thumb/{video}?t=1.5")[0] == 200
+    whole = (folder / "media" / "bikes.mp4").read_bytes()
+    status, headers, content = server.ask(f"/media/{video}", Range="bytes=100-199")
+    assert (status, content) == (206, whole[100:200])
+    assert headers["content-range"] == f"bytes 100-199/{len(whole)}"
+    assert headers["content-type"] == "video/mp4"
+    assert server.ask(f"/media/{video}")[2] == whole
+
+
+def test_what_is_found_can_be_taken_away(server, folder):
+    status, _, content = server.ask("/export/hits.json?q=a+dog&k=3")
+    assert status == 200
+    said = json.loads(content)
+    assert said["asked"] == "?q=a+dog&k=3"
+    expected = Collection.open(folder / "demo.ps").search(QUERY, k=3)
+    assert [hit["path"] for hit in said["hits"]] == [str(hit.path) for hit in expected]
+    rows = server.ask("/export/hits.csv?q=a+dog&k=3")[2].decode().splitlines()
+    assert len(rows) == 4
+    files = server.ask("/export/files.txt?q=a+dog&k=3")[2].decode().split()
+    assert files == [str(hit.path) for hit in expected]
+    assert b"<img" in server.ask("/export/sheet.html?q=a+dog&k=3")[2]
+
+
+def test_programs_ask_through_gradios_own_client(server):
+    from gradio_client import Client
+
+    client = Client(server.address, verbose=False)
+    hits = client.predict(query=QUERY, k=3, api_name="/search")
+    assert len(hits) == 3
+    assert "dalmatian" in hits[0]["name"] or "bullmastiff" in hits[0]["name"]
+    assert "path" not in hits[0]
+    assert client.predict(api_name="/info")["images"] >= 5
+
+
+def test_words_with_a_minus_are_taken_away(modules):
+    asked = modules[1].Asked.of({"q": 'a well-known dog -people -"red car" x-ray'})
+    assert asked.words == ("a well-known dog x-ray", ["people", "red car"])
+    assert modules[1].Asked.of(dict(urllib.parse.parse_qsl(asked.link()[1:]))) == asked
+
+
+def test_filters_are_values_and_never_sql(modules, folder):
+    collection = Collection.open(folder / "demo.ps")
+    mine = str(folder / "media" / 'it\'s "mine"')
+    asked = modules[1].Asked.of({"folder": mine})
+    assert list(collection.items(asked.where)["name"]) == ["green.png"]
+    asked = modules[1].Asked.of(
+        {"kind": "videos", "longer": 1, "shorter": "900", "after": "2000-01-01", "larger": 0.001}
+    )
+    names = set(collection.items(asked.where)["name"])
+    assert names <= {"bikes.mp4", "bigbuckbunny.mp4"}
+    for injected in ("') OR 1=1 --", "x' UNION SELECT 1 --", "'; DROP TABLE items; --", "\\'"):
+        assert len(collection.items(modules[1].Asked.of({"folder": injected}).where)) == 0
+
+
+# What must not be given
+
+PATHS = [
+    *(f"/{place}{path}" for place in ("thumb", "media", "dropped", "export")
+      for path in ("/../../secret.txt", "/..%2f..%2fsecret.txt", "/%2e%2e/secret.txt",
+                   "//etc/passwd", "/" + "0" * 64, "/x' OR '1'='1")),
+    *(f"/gradio_api/{place}{path}" for place in ("file=", "file/")
+      for path in ("/etc/passwd", "secret.txt", "../secret.txt")),
+    "/file=/etc/passwd",
+    "/file/etc/passwd",
+    "/gradio_api/proxy=http://127.0.0.1:1/",
+    "/proxy=http://127.0.0.1:1/",
+    "/gradio_api/upload_progress?upload_id=x",
+    "/gradio_api/stream/x/y/z/playlist.m3u8",
+    "/gradio_api/custom_component/x/y/z/../../../../etc/passwd",
+    "/static/../../../../etc/passwd",
+    "/assets/..%2f..%2f..%2f..%2fetc%2fpasswd",
+    "/gradio_api/monitoring/summary",
+    "/docs",
+]  # fmt: skip
+QUERIES = [
+    f"/export/hits.json?q=dog&{name}={urllib.parse.quote(value)}"
+    for name in ("kind", "after", "longer", "k", "like", "drop", "score", "larger")
+    for value in ("' OR 1=1 --", "(SELECT path FROM items)", "../../secret.txt")
+]
+HOSTS = ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "localhost:1"]
+ORIGINS = ["http://evil.example", "null", "http://127.0.0.1:1", "https://evil.example"]
+BODIES = {
+    "playlist": b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+    "ffconcat": b"ffconcat version 1.0\nfile /etc/passwd\n",
+    "sdp": b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\n",
+    "text": b"hello",
+    "nothing": b"",
+    "svg": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/passwd'/></svg>",
+    "html": b"<html><script>alert(1)</script></html>",
+    "broken jpeg": b"\xff\xd8\xff\xe0" + bytes(500),
+    "broken video": b"\x00\x00\x00\x18ftypmp42" + bytes(500),
+    "pickle": b"\x80\x04\x95" + bytes(100),
+    "zip": b"PK\x03\x04" + bytes(100),
+}
+
+
+def test_there_are_at_least_sixty_of_them():
+    assert len(PATHS) + len(QUERIES) + len(HOSTS) + len(ORIGINS) + len(BODIES) >= 60
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_that_leads_elsewhere_gives_nothing(server, path):
+    host = f"Host: 127.0.0.1:{server.port}"
+    answer = server.raw(f"GET {path.replace(' ', '%20')} HTTP/1.1", host)
+    status = int(answer.split(b" ", 2)[1])
+    assert 400 <= status < 500, answer[:200]
+    assert SECRET.encode() not in answer
+    assert b"root:" not in answer
+
+
+@pytest.mark.parametrize("path", QUERIES)
+def test_a_value_that_is_none_is_refused_in_a_sentence(server, path):
+    status, _, content = server.ask(path)
+    assert status == 400, content
+    assert json.loads(content)["detail"]
+    assert b"SQL" not in content
+    assert b"Traceback" not in content
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_another_host_is_refused(server, host):
+    answer = server.raw("GET / HTTP/1.1", f"Host: {host}")
+    assert answer.split(b" ", 2)[1] in (b"403", b"400")
+    assert b"gradio" not in answer
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_a_page_of_another_site_is_refused(server, origin):
+    for path in ("/drop", "/gradio_api/queue/join"):
+        status, _, content = server.ask(path, method="POST", body=b"{}", Origin=origin)
+        assert status == 403, content
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_what_is_no_picture_and_no_video_is_not_taken(server, kind):
+    status, _, content = server.ask("/drop", method="POST", body=BODIES[kind])
+    assert status == 415, content
+    assert b"root:" not in content
+
+
+def test_large_uploads_and_gradios_own_are_refused(server):
+    status = server.raw(
+        "POST /drop HTTP/1.1", f"Host: 127.0.0.1:{server.port}", f"Content-Length: {200 << 20}"
+    )
+    assert status.split(b" ", 2)[1] == b"413"
+    status = server.raw(
+        "POST /gradio_api/queue/join HTTP/1.1",
+        f"Host: 127.0.0.1:{server.port}",
+        f"Content-Length: {2 << 20}",
+    )
+    assert status.split(b" ", 2)[1] == b"413"
+    boundary = (
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nx\r\n--x--'
+    )
+    status, _, _ = server.ask(
+        "/gradio_api/upload",
+        method="POST",
+        body=boundary,
+        Content_Type="multipart/form-data; boundary=x",
+    )
+    assert status == 404
+
+
+def test_elsewhere_a_token_is_needed(folder, modules):
+    server = Server(modules[0], folder, token="abc123")
+    try:
+        assert server.ask("/")[0] == 403
+        assert server.ask("/?token=wrong")[0] == 403
+        assert server.ask(f"/thumb/{'0' * 64}", Cookie="perception_search_token=x")[0] == 403
+        status, headers, _ = server.ask("/?token=abc123")
+        assert status == 200
+        cookie = headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Strict" in cookie
+        assert server.ask("/", Cookie=cookie.split(";")[0])[0] == 200
+        assert server.ask("/", Authorization="Bearer abc123")[0] == 200
+    finally:
+        server.close()
+
+
+# Load
+
+
+def test_fifty_people_search_at_once_without_an_error(server, folder):
+    words = ["a dog", "a lion", "a rocket", "coffee", "people riding bicycles"]
+
+    def search(number):
+        path = f"/export/hits.json?k=5&q={urllib.parse.quote(words[number % 5])}"
+        status, _, content = server.ask(path)
+        return status, [hit["path"] for hit in json.loads(content)["hits"]]
+
+    collection = Collection.open(folder / "demo.ps")
+    expected = [[str(hit.path) for hit in collection.search(word, k=5)] for word in words]
+    with concurrent.futures.ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(search, range(200)))
+    assert {status for status, _ in answers} == {200}
+    assert all(found == expected[n % 5] for n, (_, found) in enumerate(answers))
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM.exists():
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser, server):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.elsewhere = []
+    page.on(
+        "request",
+        lambda r: page.elsewhere.append(r.url) if not r.url.startswith(server.address) else None,
+    )
+    page.goto(server.address)
+    page.wait_for_selector("#ps-q input")
+    page.wait_for_timeout(700)
+    yield page
+    context.close()
+    outside = [url for url in page.elsewhere if not url.startswith(("data:", "blob:"))]
+    assert outside == [], "nothing is fetched from elsewhere"
+
+
+def ask(tab, words):
+    tab.fill("#ps-q input", words)
+    with tab.expect_response(lambda r: "/queue/data" in r.url, timeout=20_000):
+        tab.press("#ps-q input", "Enter")
+    tab.wait_for_function(f"location.search.includes({json.dumps(urllib.parse.quote_plus(words))})")
+    tab.wait_for_selector(".ps-card")
+
+
+def names(tab):
+    return [json.loads(text)["name"] for text in tab.eval_on_selector_all(
+        ".ps-card", "cards => cards.map(card => card.dataset.hit)")]  # fmt: skip
+
+
+def test_the_right_picture_comes_first_and_the_link_restores_it(tab, server):
+    ask(tab, QUERY)
+    first = names(tab)
+    assert first[0] in SAMPLES[:2]
+    shown = tab.locator(".ps-card img").first
+    tab.wait_for_function("document.querySelector('.ps-card img').naturalWidth > 0")
+    assert first[0] in shown.get_attribute("alt")
+    link = tab.url
+    tab.goto(server.address)
+    tab.goto(link)
+    tab.wait_for_selector(".ps-card")
+    assert names(tab) == first
+    assert tab.input_value("#ps-q input") == QUERY
+
+
+def test_a_video_plays_from_its_moment(tab):
+    ask(tab, "people riding bicycles")
+    tab.locator(".ps-card:has(.ps-time) .ps-open").first.click()
+    tab.wait_for_function("document.querySelector('#ps-viewer video')?.readyState >= 2")
+    hit = json.loads(tab.locator(".ps-card:has(.ps-time)").first.get_attribute("data-hit"))
+    assert tab.evaluate("document.querySelector('#ps-viewer video').currentTime") >= hit["start"]
+    assert tab.locator("#ps-viewer .ps-marks button.best").count() == 1
+    tab.get_by_role("button", name="Why?").click()
+    assert str(hit["score"]) in tab.locator("#ps-viewer dl").inner_text()
+    tab.keyboard.press("Escape")
+    assert not tab.locator("#ps-viewer").is_visible()
+
+
+def test_filters_more_like_this_and_a_dropped_picture(tab, server, folder):
+    ask(tab, "anything")
+    tab.get_by_text("Filters", exact=True).click()
+    tab.locator("#ps-kind").get_by_text("videos").click()
+    tab.wait_for_function("location.search.includes('kind=videos')")
+    tab.wait_for_function("document.querySelectorAll('.ps-card').length <= 2")
+    assert set(names(tab)) <= {"bikes.mp4", "bigbuckbunny.mp4"}
+    ask_all = server.address + "/?q=a+dog"
+    tab.goto(ask_all)
+    tab.wait_for_selector(".ps-card")
+    first = names(tab)[0]
+    tab.locator(".ps-like").first.click()
+    tab.wait_for_function("location.search.includes('like=')")
+    tab.wait_for_selector(".ps-card")
+    assert first not in names(tab)
+    tab.goto(server.address)
+    tab.wait_for_selector("#ps-drop-here")
+    tab.wait_for_timeout(700)
+    tab.set_input_files("#ps-drop-file", folder / "media" / "lion.jpg")
+    tab.wait_for_selector(".ps-card", timeout=20_000)
+    assert names(tab)[0] == "lion.jpg"
+    tab.get_by_text("What does the dropped picture show?").click()
+    tab.fill("#ps-labels input, #ps-labels textarea", "a lion, a teapot")
+    tab.click("#ps-judge")
+    tab.wait_for_selector(".ps-bar")
+    assert tab.locator(".ps-bar").first.inner_text().startswith("a lion")
+
+
+def test_the_keyboard_alone_is_enough(tab):
+    ask(tab, QUERY)
+    tab.locator(".ps-open").first.focus()
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("#ps-viewer[open]")
+    title = tab.locator("#ps-viewer .ps-about span").first.inner_text()
+    tab.keyboard.press("ArrowRight")
+    tab.wait_for_function(
+        f"document.querySelector('#ps-viewer .ps-about span').innerText !== {json.dumps(title)}"
+    )
+    tab.keyboard.press("Escape")
+    tab.get_by_role("tab", name="Library").click()
+    tab.wait_for_selector("#ps-about table")
+    assert "starter" in tab.locator("#ps-about").inner_text()
+
+
+def test_it_fits_a_phone(browser, server):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    page = context.new_page()
+    page.goto(server.address + "/?q=a+dog")
+    page.wait_for_selector(".ps-card")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
+
+
+def test_sentences_for_what_is_empty_or_missing(folder, modules, tmp_path):
+    empty = Collection.create(tmp_path / "empty.ps", model="starter")
+    page = modules[0].Page(empty)
+    asked = modules[1].Asked
+    assert "empty" in page.shown(asked(q="a dog"))[0]
+    assert "Write what a picture should show" in page.shown(asked())[0]
+    assert "not in the collection" in page.shown(asked(like="0" * 64))[0]
+    assert "drop it again" in page.shown(asked(drop="0" * 32))[0]
+    from perception_search.errors import CollectionLocked, WeightsNotFound
+
+    assert "Another program" in modules[0].sentence(CollectionLocked("/some/path is locked"))
+    assert "PERCEPTION_SEARCH_WEIGHTS" in modules[0].sentence(WeightsNotFound("/some/path"))
+    page.shelf.close()
