@@ -76,7 +76,7 @@ def run(command, home):
 
 
 def serves_until_it_is_stopped(words, home):
-    words = [word for word in words[1:] if word not in ("--open", "#")][:2] + ["--port", "0"]
+    words = [*[word for word in words[1:] if word != "--open"], "--port", "0"]
     command = [sys.executable, "-m", "perception_search", *words]
     environment = os.environ | {"PERCEPTION_SEARCH_WEIGHTS": str(home / "weights")}
     with subprocess.Popen(
