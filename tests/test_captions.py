@@ -506,7 +506,7 @@ def test_stored_captions_are_scored_where_the_library_for_it_is(run, photos, tmp
     ]
     file = tmp_path / "truths.json"
     file.write_text(json.dumps(truths))
-    command = ("eval", "captions", photos.path, "--references", file)
+    command = ("eval", "cider", photos.path, "--references", file)
     if importlib.util.find_spec("pycocoevalcap") is None:
         code, _, err = run(*command)
         assert code == 1

@@ -64,7 +64,7 @@ def plm_videobench(
 
 
 @evaluate.command()
-def captions(
+def cider(
     path: Folder,
     references: Annotated[
         Path, typer.Option(help="The right captions: COCO's or Karpathy's file, a list, a CSV.")
@@ -74,7 +74,7 @@ def captions(
     """Score a collection's captions by CIDEr, against what people wrote of the same pictures.
 
     \b
-    perception-search eval captions photos.ps --references captions_val2017.json
+    perception-search eval cider photos.ps --references captions_val2017.json
     """
     from perception_search.evaluate.captions import load_captions
     from perception_search.evaluate.stored_captions import evaluate_captions
