@@ -82,6 +82,34 @@ def test_figures_are_those_of_the_ranks(made):
     assert both.figures["exact"]["mrr@10"] == 0.5
 
 
+def test_a_second_look_stands_beside(made, tmp_path, run, monkeypatch):
+    first = [hit.path.name for hit in made.search("red", k=20)]
+
+    class Judge:
+        name, first_weight = "a judge", 1.0
+
+        def scores(self, query, hits):
+            return [9.0 if hit.path.name == first[12] else -9.0 for hit in hits]
+
+    report = evaluate_mine(made, {"red": [first[12]]}, reranker=Judge(), depth=20)
+    assert report.figures["exact"]["recall@10"] == 0
+    assert report.figures["reranked"]["recall@1"] == 1
+    short = evaluate_mine(made, {"red": [first[12]]}, reranker=Judge(), depth=10)
+    assert short.figures["reranked"]["recall@10"] == 0, "it was not among those that were judged"
+    own = OwnEncoder(made.path, ColourEncoder())
+    monkeypatch.setattr(
+        "perception_search.commands.evaluate.open_collection",
+        lambda *_, **__: Collection(made.path, own),
+    )
+    monkeypatch.setattr(
+        "perception_search.commands.reranking.language_model", lambda *_, **__: Judge()
+    )
+    file = saved(tmp_path / "q.csv", f"red,{first[12]}")
+    code, out, err = run("eval", "mine", made.path, file, "--rerank", 20)
+    assert code == 0, err
+    assert "reranked" in out
+
+
 def test_an_index_stands_beside(made, monkeypatch):
     monkeypatch.setattr(search, "SCAN_IF_FEWER_ROWS", 0)
     made.index("hnsw")

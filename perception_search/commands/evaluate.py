@@ -15,6 +15,14 @@ from perception_search.commands.common import (
     app,
     open_collection,
 )
+from perception_search.commands.language import PLM, AcceptLicense
+from perception_search.commands.reranking import (
+    Detail,
+    Rerank,
+    RerankerName,
+    RerankerWeights,
+    prepared,
+)
 from perception_search.media import display
 from perception_search.show import print_json, print_line, progress, say, steps, write_page
 
@@ -137,15 +145,22 @@ def mine(
     page: Annotated[
         Path | None, typer.Option(help="Also write the worst queries with pictures, as HTML.")
     ] = None,
+    rerank: Rerank = None,
+    reranker: RerankerName = PLM,
+    reranker_weights: RerankerWeights = None,
+    rerank_detail: Detail = "low",
+    accept_license: AcceptLicense = False,
     weights: Weights = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """How well your own queries find your own right answers: exactly, by the index, normalised.
+    """How well your own queries find your own right answers: exactly, by the index, normalised,
+    and after a second look.
 
     \b
     perception-search eval mine photos.ps queries.csv --out results --page worst.html
+    perception-search eval mine photos.ps queries.csv --rerank 50 --reranker PE-Core-L14-336
 
     A line a right answer: `a dog on the beach,2019/beach.jpg`. The end of a path is enough.
     """
@@ -154,10 +169,27 @@ def mine(
 
     if out is not None:
         check_plots()  # before anything is computed
+    second_look = prepared(
+        path,
+        depth=rerank,
+        budget=None,
+        name=reranker,
+        detail=rerank_detail,
+        accept_license=accept_license,
+        weights=reranker_weights,
+        device=device,
+        dtype=dtype,
+    )
     asked = read_queries(queries)
     collection = open_collection(path, weights=weights, device=device, dtype=dtype)
     with steps() as show:
-        report = evaluate_mine(collection, asked, on_progress=show)
+        report = evaluate_mine(
+            collection,
+            asked,
+            reranker=second_look.reranker if second_look else None,
+            depth=rerank or 1,
+            on_progress=show,
+        )
     if out is not None:
         _draw(report, out)
     if page is not None:

@@ -18,6 +18,7 @@ from perception_search.media import display
 from perception_search.metrics import bootstrap_interval
 from perception_search.named_items import NamedItems
 from perception_search.relevance import OnProgress
+from perception_search.reranking import Reranker
 from perception_search.zero_shot import KS, recall
 
 Failing: TypeAlias = Literal["lost by the index", "taken by one", "nearly", "far off"]
@@ -148,14 +149,19 @@ def evaluate_mine(
     collection: Collection,
     queries: Mapping[str, Sequence[str]],
     *,
+    reranker: Reranker | None = None,
+    depth: int = 50,
     on_progress: OnProgress | None = None,
 ) -> MineReport:
-    """Ask every query exactly, by the index where there is one, and normalised.
+    """Ask every query exactly, by the index where there is one, normalised, and reranked where
+    there is a judge.
 
     Args:
         collection: holds the right answers.
         queries: of each the paths of its right answers: absolute, from here, or the end of one
             (`2019/beach.jpg`, `beach.jpg`) where no other ends so.
+        reranker: judges the best of the exact answers.
+        depth: how many of them.
         on_progress: of what `normalised` needs; see `relevance.judge`.
 
     Raises:
@@ -164,7 +170,7 @@ def evaluate_mine(
     right = _right_hashes(collection, queries)
     collection.prepare_relevance(on_progress)
     words = list(queries)
-    answered = ask_in_every_way(collection, words, k=DEPTH)
+    answered = ask_in_every_way(collection, words, k=DEPTH, reranker=reranker, depth=depth)
     records = collection.snapshot.path_records
     ranks, figures, intervals, curves = {}, {}, {}, {}
     for way, some in answered.items():

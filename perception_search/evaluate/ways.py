@@ -1,7 +1,7 @@
 """The ways in which a collection answers queries, each asked the same; judges no answer."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_search.collection import Collection
+from perception_search.errors import QueryError
 from perception_search.hits import Hits
+from perception_search.reranking import Reranked, Reranker, rerank
 from perception_search.scoring import Target
 from perception_search.searcher import Searcher
 
@@ -28,9 +30,16 @@ class Answered:
 
 
 def ask_in_every_way(
-    collection: Collection, queries: Sequence[str], *, k: int, whole: bool = False
+    collection: Collection,
+    queries: Sequence[str],
+    *,
+    k: int,
+    whole: bool = False,
+    reranker: Reranker | None = None,
+    depth: int = 50,
 ) -> dict[str, Answered]:
-    """The answers by way: `exact`, `indexed` where there is an index, and `normalised`.
+    """The answers by way: `exact`, `indexed` where there is an index, `normalised`, and `reranked`
+    where there is a judge.
 
     The first two rank by raw cosine, the last by what of it everyday captions do not get, see
     `relevance`. The index is asked however few rows there are.
@@ -40,13 +49,14 @@ def ask_in_every_way(
         queries: words.
         k: hits wanted of each.
         whole: rank videos as wholes, which no index holds.
+        reranker: judges the best of the exact answers.
+        depth: how many of them.
     """
     targets = [Target(embedding) for _, embedding in collection.query_encoder().texts(queries)]
     ways: dict[str, Mapping[str, Any]] = {"exact": {"use_index": False}}
     if collection.info()["index"] and not whole:
         ways["indexed"] = {"use_index": True}
     ways["normalised"] = {"use_index": False, "normalised": True}
-    # what a reranker makes of the exact answers is one more way, and belongs here
     searcher = Searcher(
         collection.path, "auto", lambda new: collection.encoder_for("text").encode_text(new)
     )
@@ -58,7 +68,28 @@ def ask_in_every_way(
         hits = searcher.search(snapshot, targets, k=k, whole=whole, **how)
         milliseconds = 1000 * (time.perf_counter() - start) / max(1, len(targets))
         answered[way] = Answered(hits, milliseconds)
+    if reranker is not None:
+        start = time.perf_counter()
+        exact = answered["exact"].hits
+        judged = [
+            _last(rerank(hits, query, reranker, depth=depth))
+            for query, hits in zip(queries, exact, strict=True)
+        ]
+        milliseconds = 1000 * (time.perf_counter() - start) / max(1, len(targets))
+        answered["reranked"] = Answered(judged, milliseconds)
     return answered
+
+
+def _last(states: Iterator[Reranked]) -> Hits:
+    """The hits after all were judged.
+
+    Raises:
+        QueryError: the judge failed, so that there is no figure.
+    """
+    *_, last = states
+    if last.problem is not None:
+        raise QueryError(last.problem)
+    return last.hits
 
 
 def items_of(collection: Collection, hits: Hits) -> NDArray[np.int64]:
