@@ -28,18 +28,13 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} {unit}"
 
 
-def grid(
-    hits: Sequence[tuple[Hit, Item]], moments: Mapping[str, Sequence[tuple[float, float]]]
-) -> str:
-    """The hits as a grid of cards; of videos also the other moments."""
-    cards = [
-        card(hit, item, rank, moments.get(item.content_hash, ()))
-        for rank, (hit, item) in enumerate(hits, start=1)
-    ]
+def grid(hits: Sequence[tuple[Hit, Item]]) -> str:
+    """The hits as a grid of cards."""
+    cards = [card(hit, item, rank) for rank, (hit, item) in enumerate(hits, start=1)]
     return f'<div class="ps-grid" role="list">{"".join(cards)}</div>'
 
 
-def card(hit: Hit, item: Item, rank: int, moments: Sequence[tuple[float, float]]) -> str:
+def card(hit: Hit, item: Item, rank: int) -> str:
     """One hit."""
     name = html.escape(item.path.name.encode("utf-8", "replace").decode())
     at = hit.best_seconds or 0.0
@@ -58,7 +53,6 @@ def card(hit: Hit, item: Item, rank: int, moments: Sequence[tuple[float, float]]
         "duration": item.duration_seconds,
         "size": size(item.size_bytes),
         "pixels": f"{item.width} × {item.height}" if item.width and item.height else "",
-        "moments": [list(moment) for moment in moments],
     }
     badge, what = "", "picture"
     if item.kind == "video":

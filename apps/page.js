@@ -57,8 +57,10 @@
         button.addEventListener("click", () => { video.currentTime = from; video.play(); });
         marks.append(button);
       };
-      for (const [from, to] of hit.moments) if (from !== hit.start) mark(from, to, false);
       if (hit.start !== null) mark(hit.start, hit.end, true);
+      fetch(`/moments/${hit.hash}${location.search}`).then((answer) => answer.ok ? answer.json() : []).then((moments) => {
+        for (const [from, to] of moments) if (Math.abs(from - hit.start) > 0.05) mark(from, to, false);
+      }).catch(() => {});
       parts.push(marks);
     } else {
       const picture = make("img", { src: `/media/${hit.hash}`, alt: hit.name });

@@ -33,7 +33,7 @@ from .shelf import DROP_BYTES, Item, Shelf
 
 HERE = Path(__file__).parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MOMENTS_OF_HITS = 60
+MOMENTS_OF_A_VIDEO = 20
 SEARCHES_AT_ONCE = 4
 MOST_WAITING = 200
 DROP = "/drop"
@@ -88,22 +88,20 @@ class Page:
         found = ((hit, self.shelf.item_at(hit.path)) for hit in hits)
         return [(hit, item) for hit, item in found if item is not None]
 
-    def moments(self, asked: Asked, found: Found) -> dict[str, list[tuple[float, float]]]:
-        """The moments of the videos found, by content hash: from and to, in seconds."""
+    def moments(self, asked: Asked, item: Item) -> list[tuple[float, float]]:
+        """The moments of one video that show what is asked for: from and to, in seconds."""
         words, minus = asked.words
-        if not words or asked.like or not any(item.kind == "video" for _, item in found):
-            return {}
+        if not words or item.kind != "video":
+            return []
+        only = f"content_hash = '{item.content_hash}'"
         hits = self.collection.search(
-            words, minus=minus, where=asked.where, k=MOMENTS_OF_HITS, moments=True
+            words, minus=minus, where=only, k=MOMENTS_OF_A_VIDEO, moments=True
         )
-        moments: dict[str, list[tuple[float, float]]] = {}
-        for hit in hits:
-            item = self.shelf.item_at(hit.path)
-            if item is not None and hit.start_seconds is not None and hit.end_seconds is not None:
-                moments.setdefault(item.content_hash, []).append(
-                    (round(hit.start_seconds, 2), round(hit.end_seconds, 2))
-                )
-        return moments
+        return [
+            (round(hit.start_seconds, 2), round(hit.end_seconds, 2))
+            for hit in hits
+            if hit.start_seconds is not None and hit.end_seconds is not None
+        ]
 
     def shown(self, asked: Asked) -> tuple[str, str, str]:
         """The hits, the line above them, and the link that asks the same."""
@@ -111,7 +109,6 @@ class Page:
         try:
             found = self.find(asked)
             seconds = time.perf_counter() - start
-            moments = self.moments(asked, found)
         except (ValueError, PerceptionSearchError, OSError) as error:
             return cards.message(sentence(error), kind=_kind(error)), "", asked.link()
         if not found:
@@ -119,7 +116,7 @@ class Page:
             if self.collection.info()["rows"] == 0:
                 none = f"The collection is empty: perception-search ingest {_name(self)} FOLDER"
             return cards.message(none), "", asked.link()
-        return cards.grid(found, moments), cards.summary(asked, len(found), seconds), asked.link()
+        return cards.grid(found), cards.summary(asked, len(found), seconds), asked.link()
 
     def classify(self, drop: str, labels: str) -> str:
         """How probable each of the labels, one a line or with commas, is for a dropped picture."""
@@ -415,6 +412,14 @@ def _routes(app: FastAPI, page: Page) -> None:
         if not item.path.is_file():
             raise HTTPException(404, "The file is not there any more.")
         return FileResponse(item.path, media_type=_media_type(item), headers=keep)
+
+    @app.get("/moments/{content_hash}")
+    def moments(content_hash: str, request: Request) -> list[tuple[float, float]]:
+        item = item_of(content_hash)
+        try:
+            return page.moments(Asked.of(dict(request.query_params)), item)
+        except (ValueError, PerceptionSearchError) as error:
+            raise HTTPException(400, sentence(error)) from error
 
     @app.get("/dropped/{name}")
     def dropped(name: str) -> Response:

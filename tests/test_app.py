@@ -137,6 +137,17 @@ def test_pictures_and_videos_come_by_content_hash_and_in_ranges(server, folder):
     assert server.ask(f"/media/{video}")[2] == whole
 
 
+def test_the_moments_of_a_video_are_those_of_a_search(server, folder):
+    video = hash_of(folder, "bikes.mp4")
+    found = json.loads(server.ask(f"/moments/{video}?q=people+riding+bicycles")[2])
+    hits = Collection.open(folder / "demo.ps").search(
+        "people riding bicycles", moments=True, where="name = 'bikes.mp4'", k=20
+    )
+    assert found == [[round(h.start_seconds, 2), round(h.end_seconds, 2)] for h in hits]
+    assert found
+    assert server.ask(f"/moments/{video}?q=dog&k=none")[0] == 400
+
+
 def test_what_is_found_can_be_taken_away(server, folder):
     status, _, content = server.ask("/export/hits.json?q=a+dog&k=3")
     assert status == 200
