@@ -16,6 +16,7 @@ ORDER = [
     "media",
     "frames",
     "media_facts",
+    "confinement",
     "decode_limits",
     "video_sampling",
     "cuts",
