@@ -167,6 +167,7 @@ ORDER = [
     "page",
     "evaluate.plots",
     "demo",
+    "doctor",
     "show",
     "commands",
     "commands.common",
@@ -192,6 +193,7 @@ ORDER = [
     "commands.verify_model",
     "commands.app",
     "commands.demo",
+    "commands.doctor",
     "cli",
     "__main__",
 ]
