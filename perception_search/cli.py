@@ -32,6 +32,7 @@ from perception_search.commands import export_onnx  # noqa: F401
 from perception_search.commands import verify_model  # noqa: F401
 from perception_search.commands import app as search_page  # noqa: F401
 from perception_search.commands import demo  # noqa: F401
+from perception_search.commands import doctor  # noqa: F401
 # isort: on
 
 

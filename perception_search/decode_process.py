@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
@@ -21,7 +22,12 @@ from numpy.typing import NDArray
 
 from perception_search import decode_messages
 from perception_search.child_process import child_environment, signal_name
-from perception_search.decode_limits import KERNEL_LIMITS_MEMORY, num_cores, resident_bytes
+from perception_search.decode_limits import (
+    KERNEL_LIMITS_MEMORY,
+    PROCESSOR_SECONDS,
+    num_cores,
+    resident_bytes,
+)
 from perception_search.errors import MissingExtra, PerceptionSearchError
 
 _READ_BUFFER_BYTES = 1 << 16
@@ -43,6 +49,7 @@ class WorkerOptions:
         video_backend: `pyav`, or `torchcodec` with system FFmpeg (an extra).
         program: the module that is run.
         num_workers: that run side by side, and share the processor.
+        write_folder: where the program may write files that are there; None for nowhere.
     """
 
     time_limit_seconds: float = 60.0
@@ -51,6 +58,7 @@ class WorkerOptions:
     video_backend: str = "pyav"
     program: str = "perception_search.decode_worker"
     num_workers: int = 1
+    write_folder: Path | None = None
 
     @property
     def num_threads(self) -> int:
@@ -109,7 +117,12 @@ class Message:
 
 
 class WorkerProcess:
-    """A running worker. One thread talks to it; any may kill it."""
+    """A running worker. One thread talks to it; any may kill it.
+
+    Attributes:
+        impossible: names of `confinement.WHAT_MUST_FAIL` that it tried in vain, once it is ready.
+        not_granted: what of its confinement the platform refused, in words.
+    """
 
     def __init__(self, options: WorkerOptions) -> None:
         self._memory_limit_bytes = options.memory_limit_bytes
@@ -118,6 +131,8 @@ class WorkerProcess:
         self.waiting_seconds = 0.0
         self.waiting_limit_seconds: float | None = None
         self._verdict: WorkerDied | None = None
+        self.impossible: tuple[str, ...] = ()
+        self.not_granted: tuple[str, ...] = ()
         self.num_answered = 0
         command = [
             *(sys.executable, "-P", "-m", options.program),
@@ -126,6 +141,8 @@ class WorkerProcess:
             *("--num-threads", str(options.num_threads)),
             *("--video-backend", options.video_backend),
         ]
+        if options.write_folder is not None:
+            command += ["--write-folder", str(options.write_folder)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -154,6 +171,8 @@ class WorkerProcess:
             raise _no_start(said[-1] if said else death.reason) from None
         if message.say == "unusable":
             raise MissingExtra(str(message.header.get("reason")))
+        self.impossible = tuple(message.header.get("impossible", ()))  # no file was read yet
+        self.not_granted = tuple(message.header.get("not_granted", ()))
 
     def is_alive(self) -> bool:
         """Whether it still runs."""
@@ -235,6 +254,9 @@ class WorkerProcess:
             return self._verdict
         if code == -getattr(signal, "SIGKILL", 9):  # the kernel's, when memory runs out
             return WorkerDied("out_of_memory", "the system ended its decoder, out of memory?")
+        if code == -getattr(signal, "SIGXCPU", 24):
+            hours = PROCESSOR_SECONDS // 3600
+            return WorkerDied("timed_out", f"took more than {hours} hours of processor time")
         if code < 0:
             return WorkerDied("crashed", f"its decoder crashed ({signal_name(-code)})")
         return WorkerDied("crashed", f"its decoder ended by itself (exit code {code})")

@@ -1,8 +1,10 @@
 """Decodes files in a process of its own, so that a bad one costs no more; imports no torch.
 
 Run by the parent as `python -m perception_search.decode_worker`; `decode_messages` says how
-messages look. The worker says `ready` (or `unusable` with a reason), then answers one request at
-a time:
+messages look. The worker confines itself, says `ready` (or `unusable` with a reason), then answers
+one request at a time:
+
+    <- {"say": "ready", "impossible", "not_granted"}: what `confinement` made of it
 
     {"do": "decode", "path", "spec", "sampling"}
         <- {"say": "identified", "hash", "kind", "size_bytes", "modified_ns"}
@@ -38,7 +40,12 @@ from typing import IO, Any
 import numpy as np
 
 from perception_search import decode_image, decode_messages, media
-from perception_search.decode_limits import limit_this_process, widen_pipe
+from perception_search.confinement import confine, impossible, scratch_folder
+from perception_search.decode_limits import (
+    limit_this_process,
+    renew_processor_time,
+    widen_pipe,
+)
 from perception_search.errors import MediaError, MissingExtra
 from perception_search.frames import Frames, FrameSpec, Sampling
 
@@ -70,6 +77,7 @@ class Worker:
         """Answers until the input ends."""
         while (request := decode_messages.read(self._in_fd)) is not None:
             path = request["path"]
+            renew_processor_time()
             try:
                 with _opened(path) as (file, head, status):
                     self._answer(request, file, head, status)
@@ -318,6 +326,7 @@ def main(make: type[Worker] = Worker, file_limit_bytes: int = 0) -> None:
     parser.add_argument("--max-pixels", type=int, required=True)
     parser.add_argument("--num-threads", type=int, required=True)
     parser.add_argument("--video-backend", choices=sorted(_VIDEO_MODULES), required=True)
+    parser.add_argument("--write-folder", type=Path)
     options = parser.parse_args()
     widen_pipe(out_fd, _PIPE_BYTES)
     try:
@@ -327,8 +336,13 @@ def main(make: type[Worker] = Worker, file_limit_bytes: int = 0) -> None:
         decode_messages.write(out_fd, {"say": "unusable", "reason": str(error)})
         return
     decode_image.set_up(options.max_pixels)
+    scratch = scratch_folder()
+    not_granted = confine(options.write_folder)
     limit_this_process(options.memory_limit_bytes, file_limit_bytes)
-    decode_messages.write(out_fd, {"say": "ready"})
+    decode_messages.write(
+        out_fd,
+        {"say": "ready", "impossible": impossible(scratch), "not_granted": not_granted},
+    )
     make(out_fd, in_fd, options).serve()
 
 

@@ -68,7 +68,7 @@ def recipe_for(num_rows: int, dim: int, memory_bytes: int | None = None) -> tupl
     """
     if num_rows < EXACT_BELOW_ROWS:
         return EXACT, f"{num_rows:,} rows are scanned in a tenth of a second: no index is needed"
-    memory_bytes = memory_bytes or _memory_bytes()
+    memory_bytes = memory_bytes or memory_of_machine()
     needed = num_rows * dim * _BYTES_PER_DIMENSION
     if needed > _MOST_OF_MEMORY * memory_bytes:
         why = (
@@ -78,7 +78,8 @@ def recipe_for(num_rows: int, dim: int, memory_bytes: int | None = None) -> tupl
     return "ivf-pq", f"{num_rows:,} rows: an index of half a byte a dimension, and exact scores"
 
 
-def _memory_bytes() -> int:
+def memory_of_machine() -> int:
+    """Bytes of memory that this machine has; of a usual one where it cannot be told."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not on Windows

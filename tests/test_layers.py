@@ -16,6 +16,7 @@ ORDER = [
     "media",
     "frames",
     "media_facts",
+    "confinement",
     "decode_limits",
     "video_sampling",
     "cuts",
@@ -166,6 +167,7 @@ ORDER = [
     "page",
     "evaluate.plots",
     "demo",
+    "doctor",
     "show",
     "commands",
     "commands.common",
@@ -191,6 +193,7 @@ ORDER = [
     "commands.verify_model",
     "commands.app",
     "commands.demo",
+    "commands.doctor",
     "cli",
     "__main__",
 ]

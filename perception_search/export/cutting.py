@@ -65,6 +65,7 @@ class Cutter:
         time_limit_seconds: float = TIME_LIMIT_SECONDS,
         memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
         max_pixels: int | None = None,
+        write_folder: Path | None = None,
     ) -> None:
         """Starts nothing yet.
 
@@ -72,9 +73,10 @@ class Cutter:
             time_limit_seconds: for one stretch.
             memory_limit_bytes: that the worker may take.
             max_pixels: of one frame; what says it is larger is refused.
+            write_folder: where the files are that `cut` writes; None where only clocks are asked.
         """
         limits = WorkerOptions.of(time_limit_seconds, memory_limit_bytes, max_pixels)
-        self._options = replace(limits, program=_PROGRAM)
+        self._options = replace(limits, program=_PROGRAM, write_folder=write_folder)
         self._process: WorkerProcess | None = None
 
     def __enter__(self) -> Self:
@@ -107,7 +109,7 @@ class Cutter:
     def cut(
         self, path: Path, out: Path, start_seconds: float, end_seconds: float, *, exact: bool
     ) -> tuple[float, float, str, str]:
-        """Writes a stretch of a video into a file that is there and empty.
+        """Writes a stretch of a video into a file that is there and empty, in the `write_folder`.
 
         Returns:
             Where it begins and ends in the video, its extension, and a note, empty mostly.
@@ -201,6 +203,7 @@ def cut(
         time_limit_seconds=time_limit_seconds,
         memory_limit_bytes=memory_limit_bytes,
         max_pixels=max_pixels,
+        write_folder=folder,
     ) as cutter:
         for moment in moments:
             done.append(_cut_one(cutter, moment, folder, width, exact=exact, overwrite=overwrite))

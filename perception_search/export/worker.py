@@ -11,6 +11,7 @@ Run by the parent as `python -m perception_search.export.worker`; it talks as a 
         <- {"say": "failed", "outcome", "reason"}
 
 `out` is an empty file that the parent made; it is written here, and FFmpeg never learns its name.
+The worker may write files in the folder it was started with, and make none.
 """
 
 import os
