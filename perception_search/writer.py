@@ -70,7 +70,7 @@ def create_folder(
     Raises:
         OSError: `path` is taken or cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folders(path.parent)
     building = path.with_name(f"{durable.TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         for name in (manifest.FOLDER, *manifest.TABLES):
