@@ -8,6 +8,7 @@ creation, rename and deletion may have happened or not, each for itself.
 import contextlib
 import os
 import random
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -16,6 +17,7 @@ import numpy as np
 from stores import DIM, caption, description, item, row, unit
 
 from perception_search import manifest, verify
+from perception_search.errors import PerceptionSearchError
 from perception_search.snapshot import PathRecord, Snapshot
 from perception_search.writer import Grid, Writer, create_folder
 
@@ -76,7 +78,8 @@ class Log:
         def replace(source, target, **also):
             source, target = Path(source), Path(target)
             node, folder = self._node(source), self._node(source.parent)
-            self._look(node)
+            if node is not None:
+                self._look(node)
             real["replace"](source, target, **also)
             self._places[node] = target
             self.events.append(("name", folder, "rename", source.name, node, target.name))
@@ -292,3 +295,44 @@ def sound(path: Path) -> frozenset[int]:
         grid = snapshot.grids.of(f"{number:064x}")
         assert np.array_equal(grid.embeddings[0], unit(number).astype(np.float16))
     return frozenset(numbers)
+
+
+def states(
+    log: Log, seed: int, count: int
+) -> Iterator[tuple[str, dict[Path, bytes | None], frozenset[int] | None]]:
+    """Different states after a power cut, `count` or some more: at every operation the two
+    extremes, then as many that are drawn. Each with where it is from and what was acknowledged.
+    """
+    rng = random.Random(seed)
+    seen = set()
+    rounds = 0
+    while rounds == 0 or len(seen) < count:
+        hows = ("drawn",) if rounds else ("worst", "least")
+        rounds += 1
+        if rounds > 10 + count:
+            raise RuntimeError(f"there are not {count} different states")
+        for point in range(len(log.events) + 1):
+            for how in hows:
+                state = log.state(point, Choice(how, rng))
+                acknowledged = log.acknowledged(point)
+                key = hash((frozenset(state.items()), acknowledged))
+                if key not in seen:
+                    seen.add(key)
+                    yield f"{how} before operation {point}", state, acknowledged
+
+
+def replay(folder: Path, log: Log, seed: int, count: int) -> Iterator[str]:
+    """One sentence a state that was tried: what is wrong with it, or nothing."""
+    for origin, state, acknowledged in states(log, seed, count):
+        place = folder / "state"
+        place.mkdir(parents=True)
+        build(state, place)
+        try:
+            # what is checked has no power to lose
+            with mock.patch.object(os, "fsync", return_value=None):
+                check(place, acknowledged)
+        except (AssertionError, PerceptionSearchError, OSError, ValueError) as error:
+            yield f"{origin}: {error!r}"[:300]
+        else:
+            yield ""
+        shutil.rmtree(place)
