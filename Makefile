@@ -6,7 +6,7 @@
 #   make test                  every test
 #   make check                 style and types
 #   make scale                 50,000 small files and 500 small videos
-#   make faults                the long kill and bit-flip loops
+#   make faults                the long forms of docs/reliability.md, with their figures: hours
 #   make bench                 the benchmarks
 #   make parity                the encoder equals open_clip's, timm's, birder's, transformers'
 #   make parity MODELS="T S"   the small ones alone
@@ -103,7 +103,7 @@ scale: $(VENV)/test
 	PERCEPTION_SEARCH_SCALE=full $(BIN)/python -m pytest tests/test_scale.py -s
 
 faults: $(VENV)/test
-	PERCEPTION_SEARCH_FAULTS=long $(BIN)/python -m pytest tests/test_faults.py -s
+	PERCEPTION_SEARCH_FAULTS=long $(BIN)/python -m pytest -s tests/test_power_loss.py tests/test_mutants.py tests/test_full_disk.py tests/test_beside_each_other.py tests/test_golden_collections.py tests/test_faults.py
 
 clean:
 	rm -rf $(VENV) $(PARITY) demo build dist

@@ -58,6 +58,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folders(path: Path) -> None:
+    """Make the folder `path` and those above it that are missing; each one's name is safe then."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 class Pending:
     """A file under a temporary name; `publish` gives it its final one."""
 

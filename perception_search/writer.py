@@ -70,7 +70,7 @@ def create_folder(
     Raises:
         OSError: `path` is taken or cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folders(path.parent)
     building = path.with_name(f"{durable.TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         for name in (manifest.FOLDER, *manifest.TABLES):
@@ -80,7 +80,7 @@ def create_folder(
         manifest.write(
             building, Manifest(version=1, collection=description, segmentation=described)
         )
-        durable.sync_folder(building)
+        # the folders' names are safe too: each file that was written synced the folder it is in
         building.replace(path)  # an empty folder may be replaced, anything else raises
         durable.sync_folder(path.parent)
     except BaseException:

@@ -1,0 +1,28 @@
+"""The power goes at any moment: what was acknowledged is there once, and the next run goes on.
+
+PERCEPTION_SEARCH_FAULTS=long tries 10,000 states and more; PERCEPTION_SEARCH_SEED replays a run.
+"""
+
+import os
+import random
+
+import pytest
+from power_loss import record, replay
+
+LONG = os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long"
+SEED = int(os.environ.get("PERCEPTION_SEARCH_SEED", random.randrange(1 << 32)))
+NUM_STATES = 10_000 if LONG else 200
+
+
+@pytest.mark.timeout(3600 if LONG else 300)
+def test_after_a_power_cut_every_acknowledged_row_is_there_once_and_the_next_run_goes_on(tmp_path):
+    print(f"PERCEPTION_SEARCH_SEED={SEED}")
+    root = tmp_path / "root"
+    root.mkdir()
+    log = record(root)
+    assert {event[0] for event in log.events} == {"name", "sync", "sync_folder", "acknowledged"}
+    found = list(replay(tmp_path / "replay", log, SEED, NUM_STATES))
+    tried, bad = len(found), [sentence for sentence in found if sentence]
+    assert bad == [], f"seed {SEED}: {len(bad)} of {tried} states"
+    assert tried >= NUM_STATES
+    print(f"{tried} states after a power cut, {len(log.events)} operations, 0 lost, 0 torn")
