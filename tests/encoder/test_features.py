@@ -203,7 +203,8 @@ def test_many_pictures_give_what_each_gives_alone(spatial, monkeypatch):
     pictures = [pixels_of(40, 40 + i, 3, seed=i) for i in range(5)]
     together = spatial.encode_tokens(pictures, size=(48, 64))  # two at a time
     for picture, tokens in zip(pictures, together, strict=True):
-        close(spatial.encode_tokens([picture], size=(48, 64))[0], tokens)
+        # sums in another order: tokens are as large as 7
+        close(spatial.encode_tokens([picture], size=(48, 64))[0], tokens, atol=3e-5)
 
 
 def test_a_layer_counts_from_either_end_and_stops_there(spatial):
