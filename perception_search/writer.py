@@ -312,7 +312,8 @@ class Writer:
         """Write one file of a table, safe on disk; no version names it yet."""
         folder = self.folder / table
         if not folder.is_dir():  # a collection from before there was such a table
-            folder.mkdir()
+            with durable.writing(self.folder):
+                folder.mkdir()
             durable.sync_folder(self.folder)
         with durable.pending(folder) as new:
             num_rows = tables.write(new.file, schema, parts)

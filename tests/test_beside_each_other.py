@@ -62,6 +62,7 @@ for number in range(count):
     seen.add(snapshot.version)
     if number == 0:
         print("ready", flush=True)
+        sys.stdin.readline()  # all begin together, and beside the writer
 print(len(seen))
 """
 
@@ -112,6 +113,9 @@ def test_eight_readers_beside_a_writer_each_see_one_version(tmp_path):
     count = NUM_QUERIES // NUM_READERS
     readers = [start(READER, folder, count, ROWS_A_COMMIT) for _ in range(NUM_READERS)]
     assert [reader.stdout.readline() for reader in readers] == ["ready\n"] * NUM_READERS
+    for reader in readers:
+        reader.stdin.write("\n")
+        reader.stdin.flush()
     commits = 0
     while any(reader.poll() is None for reader in readers) and commits < 300:
         commits += 1
