@@ -4,6 +4,7 @@ The page needs few of Gradio's routes; those that take or give files, fetch addr
 programs are closed.
 """
 
+import json
 import re
 import secrets
 from collections.abc import Awaitable, Callable
@@ -13,12 +14,16 @@ from urllib.parse import parse_qs
 
 MOST_BYTES = 1 << 20
 COOKIE = "perception_search_token"
+DROP = "/drop"
 _CLOSED = re.compile(
     r"^(/gradio_api)?/(upload|upload_progress|file|proxy|stream|component_server|custom_component"
-    r"|deep_link|monitoring|vibe|process_recording|dev|login|logout|mcp|session|reload)\b|file="
+    r"|deep_link|monitoring|vibe|process_recording|dev|login|logout|mcp|session|reload|run|api"
+    r"|call/v2)\b|file="
     r"|proxy=|\.\.|%2e%2e|\\",
     re.IGNORECASE,
 )
+
+_CALLS = re.compile(r"^/gradio_api/(queue/join|call/\w+)/?$")
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -58,9 +63,18 @@ class Guard:
         limit = self._large.get(scope["path"], MOST_BYTES)
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         knows = self._token is not None and secrets.compare_digest(asked, self._token)
-        await self._app(
-            scope, _limited(receive, limit), _with_cookie(send, self._token) if knows else send
-        )
+        receive = _limited(receive, limit)
+        if scope["method"] == "POST":
+            if scope["path"] != DROP and not _CALLS.match(scope["path"]):
+                await _answer(send, 404, "There is no such place here.")
+                return
+            if scope["path"] != DROP:
+                body = await _whole(receive)
+                if not _is_plain(body):
+                    await _answer(send, 400, "data holds text, numbers, true, false and null only.")
+                    return
+                receive = _again(body, receive)
+        await self._app(scope, receive, _with_cookie(send, self._token) if knows else send)
 
     def _refusal(self, scope: dict[str, Any], headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "").lower()
@@ -94,6 +108,41 @@ class Guard:
             secrets.compare_digest(one.encode(), (self._token or "").encode())
             for one in (asked, kept, given)
         )
+
+
+async def _whole(receive: Receive) -> bytes:
+    """The whole body; empty where the other side went away."""
+    parts = []
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A receive that gives a body that was read already, and then what comes after it."""
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> dict[str, Any]:
+        return waiting.pop() if waiting else await receive()
+
+    return again
+
+
+def _is_plain(body: bytes) -> bool:
+    """Whether a call carries plain values alone: Gradio takes an object for a file or an address,
+    whatever the function wants, and copies or fetches it.
+    """
+    try:
+        said = json.loads(body)
+        event = said.get("event_data") or {}
+        event = event if isinstance(event, dict) else {"": event}
+        others = [value for name, value in said.items() if name not in ("data", "event_data")]
+        values = [*said.get("data", []), *others, *event.values()]
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return False
+    return not any(isinstance(value, dict | list) for value in values)
 
 
 def _limited(receive: Receive, limit: int) -> Receive:

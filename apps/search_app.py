@@ -28,7 +28,7 @@ from perception_search.page import render
 
 from . import cards
 from .asked import KINDS, MOST_HITS, NUM_HITS, Asked
-from .guard import Guard
+from .guard import DROP, Guard
 from .shelf import DROP_BYTES, Item, Shelf
 
 HERE = Path(__file__).parent
@@ -36,7 +36,6 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MOMENTS_OF_A_VIDEO = 20
 SEARCHES_AT_ONCE = 4
 MOST_WAITING = 200
-DROP = "/drop"
 WELCOME = (
     "Write what a picture should show, or drop a picture or a short video here. "
     "A word with - before it lowers what shows it."
@@ -75,7 +74,8 @@ class Page:
                 path = self.shelf.dropped(asked.drop)
                 if path is None:
                     raise ValueError("The dropped file is gone: drop it again.")
-                images.append((asked.weight, path))
+                kind = self.shelf.dropped_kind(asked.drop)
+                (videos if kind == "video" else images).append((asked.weight, path))
             if not words and not images:
                 raise ValueError(WELCOME)
             if asked.captions:

@@ -48,6 +48,7 @@ class Shelf:
         self._thumbnails = collection.path / "thumbnails"
         self._num_bytes: int | None = None
         self._drops: OrderedDict[str, Path] = OrderedDict()
+        self._drop_kinds: dict[str, str] = {}
         self._drop_folder = tempfile.TemporaryDirectory(prefix="perception-search-dropped-")
 
     # Items
@@ -163,6 +164,7 @@ class Shelf:
             raise
         with self._lock:
             self._drops[name] = path
+            self._drop_kinds[name] = found.kind
             while len(self._drops) > MOST_DROPPED:
                 _, oldest = self._drops.popitem(last=False)
                 oldest.unlink(missing_ok=True)
@@ -171,6 +173,10 @@ class Shelf:
     def dropped(self, name: str) -> Path | None:
         """The dropped file of that name."""
         return self._drops.get(name)
+
+    def dropped_kind(self, name: str) -> str:
+        """`image` or `video`."""
+        return self._drop_kinds.get(name, "image")
 
     def dropped_picture(self, name: str) -> bytes | None:
         """A JPEG of a dropped file; None where there is none."""

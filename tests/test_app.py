@@ -319,6 +319,41 @@ def test_elsewhere_a_token_is_needed(folder, modules):
         server.close()
 
 
+ROUTES = (
+    "call/search",
+    "call/info",
+    "queue/join",
+    "run/search",
+    "api/search",
+    "call/v2/search",
+    "run/predict",
+    "upload",
+)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("wanted", ["file", "address", "nested", "whole"])
+def test_no_call_can_name_a_file_or_an_address(server, folder, monkeypatch, route, wanted):
+    cache = folder / "gradio"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(cache))
+    path = str(folder / "secret.txt") if wanted != "address" else server.address + "/docs"
+    named = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    if wanted == "nested":
+        named = [[named]]
+    body = {"data": [named, 1, "everything", "", -1], "fn_index": 0, "session_hash": "x"}
+    if wanted == "whole":
+        body = {"data": ["a", 1, "everything", "", -1], "event_data": {"x": named}, "more": named}
+    status, _, content = server.ask(
+        f"/gradio_api/{route}",
+        method="POST",
+        body=json.dumps(body).encode(),
+        Content_Type="application/json",
+    )
+    assert status in (400, 404, 405), content
+    assert not list(cache.rglob("secret*"))
+    assert SECRET.encode() not in content
+
+
 # Load
 
 
