@@ -71,12 +71,11 @@ class Page:
         else:
             images, videos = [], []
             if asked.drop:
-                path = self.shelf.dropped(asked.drop)
-                if path is None:
+                drop = self.shelf.dropped(asked.drop)
+                if drop is None:
                     raise ValueError("The dropped file is gone: drop it again.")
-                kind = self.shelf.dropped_kind(asked.drop)
-                (videos if kind == "video" else images).append((asked.weight, path))
-            if not words and not images:
+                (videos if drop.kind == "video" else images).append((asked.weight, drop.path))
+            if not words and not images and not videos:
                 raise ValueError(WELCOME)
             if asked.captions:
                 how["by"] = "hybrid"
@@ -121,15 +120,15 @@ class Page:
     def classify(self, drop: str, labels: str) -> str:
         """How probable each of the labels, one a line or with commas, is for a dropped picture."""
         wanted = [label.strip() for label in labels.replace("\n", ",").split(",") if label.strip()]
-        path = self.shelf.dropped(drop) if drop else None
-        if path is None:
+        dropped = self.shelf.dropped(drop)
+        if dropped is None:
             return cards.message("Drop a picture on the page first.")
         if not 2 <= len(wanted) <= 100:
             return cards.message("Write 2 to 100 labels, with commas between.")
         encoder: Any = self.collection.encoder_for("vision")
         self.collection.encoder_for("text")
         try:
-            return cards.bars(encoder.classify(path, wanted))
+            return cards.bars(encoder.classify(dropped.path, wanted))
         except (PerceptionSearchError, AttributeError) as error:
             return cards.message(sentence(error), kind="error")
 

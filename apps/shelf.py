@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from perception_search import Collection
 from perception_search.decode import MediaReader
@@ -33,6 +33,13 @@ class Item:
     height: int | None
 
 
+class Dropped(NamedTuple):
+    """A file that was dropped on the page: where it is kept, and `image` or `video`."""
+
+    path: Path
+    kind: str
+
+
 class Shelf:
     """Finds items of the newest version, makes pictures of them once, keeps what was dropped."""
 
@@ -47,8 +54,7 @@ class Shelf:
         self._next_reader = 0
         self._thumbnails = collection.path / "thumbnails"
         self._num_bytes: int | None = None
-        self._drops: OrderedDict[str, Path] = OrderedDict()
-        self._drop_kinds: dict[str, str] = {}
+        self._drops: OrderedDict[str, Dropped] = OrderedDict()
         self._drop_folder = tempfile.TemporaryDirectory(prefix="perception-search-dropped-")
 
     # Items
@@ -163,25 +169,20 @@ class Shelf:
             path.unlink(missing_ok=True)
             raise
         with self._lock:
-            self._drops[name] = path
-            self._drop_kinds[name] = found.kind
+            self._drops[name] = Dropped(path, found.kind)
             while len(self._drops) > MOST_DROPPED:
                 _, oldest = self._drops.popitem(last=False)
-                oldest.unlink(missing_ok=True)
+                oldest.path.unlink(missing_ok=True)
         return name, found.kind
 
-    def dropped(self, name: str) -> Path | None:
+    def dropped(self, name: str) -> Dropped | None:
         """The dropped file of that name."""
         return self._drops.get(name)
 
-    def dropped_kind(self, name: str) -> str:
-        """`image` or `video`."""
-        return self._drop_kinds.get(name, "image")
-
     def dropped_picture(self, name: str) -> bytes | None:
         """A JPEG of a dropped file; None where there is none."""
-        path = self._drops.get(name)
-        return None if path is None else self._readers[0].thumbnail(path, 0.0, THUMBNAIL_SIDE)
+        drop = self._drops.get(name)
+        return None if drop is None else self._readers[0].thumbnail(drop.path, 0.0, THUMBNAIL_SIDE)
 
     def close(self) -> None:
         """End the decoding processes and forget what was dropped."""

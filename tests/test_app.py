@@ -499,6 +499,16 @@ def test_it_fits_a_phone(browser, server):
     context.close()
 
 
+def test_a_dropped_file_is_enough_to_search_by(folder, modules):
+    page = modules[0].Page(Collection.open(folder / "demo.ps"))
+    for name in ("lion.jpg", "bikes.mp4"):
+        dropped, kind = page.shelf.take((folder / "media" / name).read_bytes())
+        assert kind == ("video" if name.endswith("mp4") else "image")
+        [(_, item), *_] = page.find(modules[1].Asked(drop=dropped))
+        assert item.path.name == name
+    page.shelf.close()
+
+
 def test_sentences_for_what_is_empty_or_missing(folder, modules, tmp_path):
     empty = Collection.create(tmp_path / "empty.ps", model="starter")
     page = modules[0].Page(empty)
