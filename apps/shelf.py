@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from perception_search import Collection
 from perception_search.decode import MediaReader
 from perception_search.errors import MediaError
+from perception_search.manifest import THUMBNAILS
 
 THUMBNAIL_SIDE = 480
 THUMBNAIL_BYTES = 512 << 20
@@ -52,7 +53,7 @@ class Shelf:
         self._folders: list[str] = []
         self._readers = [MediaReader(), MediaReader()]
         self._next_reader = 0
-        self._thumbnails = collection.path / "thumbnails"
+        self._thumbnails = collection.path / THUMBNAILS
         self._num_bytes: int | None = None
         self._drops: OrderedDict[str, Dropped] = OrderedDict()
         self._drop_folder = tempfile.TemporaryDirectory(prefix="perception-search-dropped-")

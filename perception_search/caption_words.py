@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_search import durable
+from perception_search import durable, manifest
 from perception_search.snapshot import Snapshot
 
-FOLDER = "cache/caption-words"
+FOLDER = f"{manifest.CACHE}/caption-words"
 
 _WORD = r"(?u)\b\w+\b"
 _HASHES = "sha256.json"

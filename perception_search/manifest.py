@@ -22,6 +22,9 @@ FOLDER = "manifests"
 COLLECTION_FILE = "collection.json"
 COPIES = ("a", "b")
 TABLES = ("rows", "grid", "items", "paths", "captions")
+CACHE, THUMBNAILS = "cache", "thumbnails"
+"""Folders of what was derived from items or asked, and may be deleted at any time."""
+
 SCHEMA_VERSION = 1
 NUM_KEPT = 3
 

@@ -2,7 +2,8 @@
 
 `remove`, and an ingest that finds a file gone, only hide. A purge writes the tables anew without
 what is hidden, makes that the newest version and the one before it, and then deletes at once every
-file and manifest that held it. Killed at any moment, another purge completes it.
+file and manifest that held it, all thumbnails, and all caches but that of queries. Killed at any
+moment, another purge completes it.
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from perception_search import current_index, durable, manifest, tables
+from perception_search import current_index, durable, manifest, tables, text_cache
 from perception_search import index as indexing
 from perception_search.manifest import StoredFile
 from perception_search.salvage import readable_version
@@ -135,14 +136,27 @@ def _delete_old(writer: Writer) -> int:
             num_deleted += path.exists()
             durable.remove(path)
     num_deleted += len(writer.collect_garbage(minimum_age_seconds=-float("inf")))
+    num_deleted += _delete_derived(folder)
     record = indexing.read_record(folder)
     for path in (folder / indexing.FOLDER).glob("*.faiss"):
         if record is None or path != indexing.path_of(folder, record):
             durable.remove(path)
             num_deleted += 1
-    for name in (manifest.FOLDER, *manifest.TABLES, indexing.FOLDER):
+    for name in (manifest.FOLDER, *manifest.TABLES, indexing.FOLDER, manifest.CACHE):
         if (folder / name).is_dir():
             durable.sync_folder(folder / name)
+    return num_deleted
+
+
+def _delete_derived(folder: Path) -> int:
+    """Delete what was kept of any item, to be made anew when needed; queries stay."""
+    queries = (folder / text_cache.FILE).name
+    num_deleted = 0
+    for name in (manifest.CACHE, manifest.THUMBNAILS):
+        for path in sorted((folder / name).rglob("*")):
+            if path.is_file() and not path.name.startswith(queries):  # SQLite adds -journal, -wal
+                durable.remove(path)
+                num_deleted += 1
     return num_deleted
 
 

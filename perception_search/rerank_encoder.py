@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_search import manifest
 from perception_search.decode_single import MediaReader
 from perception_search.encoder.protocol import Encoder, encode_batches
 from perception_search.errors import MediaError
@@ -18,7 +19,6 @@ from perception_search.query import mix
 from perception_search.reranking import file_key
 from perception_search.text_cache import TextCache
 
-FOLDER = "cache"
 NUM_FRAMES = 8
 
 
@@ -40,7 +40,7 @@ class EncoderReranker:
         self.name = identity.model
         self._encoder = encoder
         self._reader = MediaReader()
-        place = folder / FOLDER / f"rerank-{identity.vision_sha256[:16]}.sqlite"
+        place = folder / manifest.CACHE / f"rerank-{identity.vision_sha256[:16]}.sqlite"
         self._rows = TextCache(place, identity.vision_sha256, identity.dim)
         self._words = TextCache(place, identity.text_sha256, identity.dim)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception_search import relevance
+from perception_search import manifest, relevance
 from perception_search import search as searching
 from perception_search.caption_search import By, CaptionSearcher, Embed
 from perception_search.current_index import CurrentIndex
@@ -18,9 +18,6 @@ from perception_search.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from perception_search.shortlist import Shortlister
-
-CACHE = "cache"
-"""The folder in a collection for what may be deleted at any time."""
 
 
 class Searcher:
@@ -118,7 +115,7 @@ class Searcher:
             raise ValueError("relevance is told by texts; give what embeds them")
         if self._judge is None or self._judge.version != snapshot.version:
             self._judge = relevance.judge(
-                self._folder / CACHE, snapshot, self._encode_text, on_progress
+                self._folder / manifest.CACHE, snapshot, self._encode_text, on_progress
             )
         return self._judge
 

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-FILE = "cache/text.sqlite"
-CAPTIONS_FILE = "cache/captions.sqlite"
+from perception_search import manifest
+
+FILE = f"{manifest.CACHE}/text.sqlite"
+CAPTIONS_FILE = f"{manifest.CACHE}/captions.sqlite"
 MAX_ENTRIES = 100_000
 
 

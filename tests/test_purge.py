@@ -10,7 +10,15 @@ import pytest
 from fakes import ColourEncoder
 from media_folder import write_pictures, write_videos
 
-from perception_search import Collection, current_index, durable, index, manifest
+from perception_search import (
+    Collection,
+    caption_words,
+    current_index,
+    durable,
+    index,
+    manifest,
+    text_cache,
+)
 from perception_search.snapshot import Snapshot
 from perception_search.verify import verify
 from perception_search.writer import Writer
@@ -91,6 +99,24 @@ def test_after_a_purge_no_file_holds_anything_of_it(made, tmp_path):
     again = photos.purge()
     assert (again.num_items, again.num_files, again.paths) == (0, 0, [])
     assert photos.ingest(media).ingested == 2, "what lies in a followed folder comes back"
+
+
+def test_what_was_kept_of_items_goes_and_queries_stay(made, tmp_path):
+    path, _, _ = made
+    copy = tmp_path / "photos.ps"
+    shutil.copytree(path, copy)
+    photos = Collection.open(copy, encoder=ColourEncoder())
+    photos.search("red")
+    picture = copy / manifest.THUMBNAILS / "ab" / "abcdef-480.webp"
+    words = copy / caption_words.FOLDER / "0123" / "corpus.jsonl"
+    captions, reranked = copy / text_cache.CAPTIONS_FILE, copy / manifest.CACHE / "rerank-01.sqlite"
+    for file in (picture, words, captions, reranked):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"a boy on a beach")
+    photos.purge()
+    assert [file for file in (picture, words, captions, reranked) if file.exists()] == []
+    assert text_cache.is_whole(copy / text_cache.FILE)
+    assert len(text_cache.asked(copy, photos.snapshot.dim, 10)) == 1
 
 
 def test_a_purge_takes_no_more_than_it_must(tmp_path):
