@@ -241,10 +241,13 @@ def test_a_picture_matches_itself_everywhere_and_that_is_drawn(run, photo, tmp_p
     shown = np.asarray(Image.open(photo).resize((683, 512), Image.Resampling.BILINEAR))
     changed = (drawn[:, :683] != shown).any(axis=2)
     assert 0 < changed.mean() < 0.1
-    # best first, and of equals the first: tokens at the upper edge
-    assert changed[:100].any()
-    np.testing.assert_array_equal(drawn[-100:, :683], shown[-100:])
-    np.testing.assert_array_equal(drawn[-100:, -683:], shown[-100:])
+    # every line is level, from a token to itself; which five are best is for rounding to say
+    with Image.open(photo) as picture:
+        scale = 512 / picture.height
+    heights = np.array([m["y"] * scale for m in matches])
+    distances = np.abs(np.flatnonzero(changed.any(axis=1))[:, None] - heights)
+    assert distances.min(axis=1).max() < 10
+    assert distances.min(axis=0).max() < 2
 
 
 # What cannot be done
