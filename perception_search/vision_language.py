@@ -13,12 +13,12 @@ from perception_search.decode_single import MediaReader
 from perception_search.encoder.device import choose_device, choose_dtype, float_of
 from perception_search.errors import MediaError, MissingExtra, WeightsMismatch, WeightsNotFound
 from perception_search.hits import Hit
+from perception_search.yes_no import Answers, question
 
 if TYPE_CHECKING:
     from PIL import Image
 
 PREFIX = "hf:"
-YES, NO = ("Yes", "yes", "YES"), ("No", "no", "NO")
 _MAX_SIDE = 1024
 _NUM_FRAMES = 8
 _MAX_NEW_TOKENS = 256
@@ -64,7 +64,7 @@ class VisionLanguageModel:
         self._tokenizer: Any = getattr(self._processor, "tokenizer", None)
         if self._tokenizer is None or not getattr(self._processor, "chat_template", None):
             raise WeightsMismatch(f"{model} has no chat template; it cannot be asked questions")
-        self._yes, self._no = self._first_tokens(YES), self._first_tokens(NO)
+        self._answers = Answers(self._tokenizer, model)
         self._reader = MediaReader()
 
     def caption(self, path: Path, prompt: str) -> str:
@@ -97,18 +97,14 @@ class VisionLanguageModel:
 
         found: list[float | MediaError] = []
         for hit in hits:
-            thing = "video" if hit.kind == "video" else "image"
-            question = f'Does this {thing} show "{query}"? Answer with yes or no.'
             try:
                 pictures = self._pictures(hit.path, hit.start_seconds, hit.end_seconds)
             except MediaError as error:
                 found.append(error)
                 continue
             with torch.inference_mode():
-                logits = self._model(**self._inputs(pictures, question)).logits[0, -1].float()
-            logs = logits.log_softmax(dim=0)
-            odds = logs[self._yes].logsumexp(dim=0) - logs[self._no].logsumexp(dim=0)
-            found.append(float(odds))
+                inputs = self._inputs(pictures, question(query, hit.kind))
+                found.append(float(self._answers.log_odds(self._model(**inputs).logits[:, -1])))
         return found
 
     def close(self) -> None:
@@ -145,10 +141,3 @@ class VisionLanguageModel:
                 raise MediaError("unreadable", error.strerror or str(error)) from error
             pictures.append(Image.open(io.BytesIO(jpeg)).convert("RGB"))
         return pictures
-
-    def _first_tokens(self, words: Sequence[str]) -> list[int]:
-        ids = [self._tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
-        found = sorted({each[0] for each in ids if len(each) == 1})
-        if not found:
-            raise WeightsMismatch(f"{self.name}: none of {', '.join(words)} is one token")
-        return found

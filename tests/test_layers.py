@@ -85,6 +85,7 @@ ORDER = [
     "query",
     "reranking",
     "rerank_encoder",
+    "yes_no",
     "vision_language",
     "plm.licence",
     "plm.tiles",

@@ -25,9 +25,8 @@ from perception_search.frames import language_model_indices
 from perception_search.hits import Hit
 from perception_search.plm import PerceptionLM, checkpoint, tiles
 from perception_search.plm import model as plm_model
-from perception_search.plm.model import question
 from perception_search.plm.prefixes import Prefixes, cache_of
-from perception_search.plm.prompt import NO, YES
+from perception_search.yes_no import question
 
 pytest.importorskip("transformers")
 
@@ -199,7 +198,8 @@ def test_transformers_own_processor_and_vision_tower_agree(folder, media, plm):
             # Meta resizes with Pillow, as here; torchvision is up to two levels off
             assert (ours - pixels).abs().max() <= 2 / 127.5 + 1e-5
             assert (ours - pixels).abs().mean() < 1e-3
-    yes, no = (plm._prompts.first_tokens(words) for words in (YES, NO))
+    answers = plm._prompts.answers()
+    yes, no = answers.yes, answers.no
     logs = [torch.tensor(each).log_softmax(0) for each in theirs["logits"]]
     expected = [float(each[yes].logsumexp(0) - each[no].logsumexp(0)) for each in logs]
     # two programs, two orders of sums: of a network by chance they differ by up to 2e-4
@@ -221,7 +221,8 @@ def alone_score(plm, path, query, kind="image", **how):
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([ids]), pixel_values=pixels).logits[0, -1]
     logs = logits.log_softmax(0)
-    yes, no = (plm._prompts.first_tokens(words) for words in (YES, NO))
+    answers = plm._prompts.answers()
+    yes, no = answers.yes, answers.no
     return float(logs[yes].logsumexp(0) - logs[no].logsumexp(0))
 
 

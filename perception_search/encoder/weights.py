@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from perception_search.assets import cache_folder
 from perception_search.encoder.checkpoint import Checkpoint
 from perception_search.encoder.config import MODELS, ModelConfig
 from perception_search.encoder.layouts import Layout, Part, TowerName, recognise
@@ -321,9 +322,7 @@ def _file_key(path: Path) -> str:
 
 
 def _cache_path() -> Path:
-    own = os.environ.get("PERCEPTION_SEARCH_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(own).expanduser() if own else Path(base, "perception_search")) / "weights.json"
+    return cache_folder() / "weights.json"
 
 
 def _read_cache() -> dict[str, str]:

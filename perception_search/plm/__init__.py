@@ -16,6 +16,6 @@ Source: arXiv 2504.13180 and transformers' `PerceptionLMForConditionalGeneration
 """
 
 from perception_search.plm.licence import LICENCE, accept
-from perception_search.plm.model import PerceptionLM, is_perception_lm
+from perception_search.plm.model import PerceptionLM
 
-__all__ = ["LICENCE", "PerceptionLM", "accept", "is_perception_lm"]
+__all__ = ["LICENCE", "PerceptionLM", "accept"]

@@ -8,6 +8,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from perception_search.assets import cache_folder
 from perception_search.errors import LicenceNotAccepted
 
 LICENCE = "FAIR Noncommercial Research License"
@@ -40,9 +41,7 @@ def accept(model: str, *, accepted: bool = False) -> None:
 
 
 def _place() -> Path:
-    own = os.environ.get("PERCEPTION_SEARCH_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(own).expanduser() if own else Path(base, "perception_search")) / "plm-licence"
+    return cache_folder() / "plm-licence"
 
 
 def _remember() -> None:

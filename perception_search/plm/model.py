@@ -10,9 +10,10 @@ from perception_search.errors import MediaError, MissingExtra
 from perception_search.hits import Hit
 from perception_search.plm import checkpoint, licence, tiles
 from perception_search.plm.prefixes import Prefix, Prefixes, cache_of, prefixes_in
-from perception_search.plm.prompt import NO, YES, Prompt, PromptWriter
+from perception_search.plm.prompt import Prompt, PromptWriter
 from perception_search.plm.tokens import TokenFiles
 from perception_search.reranking import file_key
+from perception_search.yes_no import question
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,11 +26,6 @@ PREFIX_BYTES = 2 << 30
 _MAX_TILES = {"low": 1, "high": tiles.MAX_TILES}
 _MAX_FRAMES = {"low": 8, "high": tiles.MAX_FRAMES}
 _MOST_CHUNKS_READ = 16  # at once, into keys and values
-
-
-def is_perception_lm(model: str) -> bool:
-    """Whether a model goes by the name of a released Perception LM."""
-    return model.removeprefix("facebook/") in checkpoint.MODELS
 
 
 class PerceptionLM:
@@ -165,15 +161,14 @@ class PerceptionLM:
             kind = "video" if hit.kind == "video" else "image"
             # of equal length, so that no place in a batch has to be filled with nothing
             groups.setdefault((kind, prefix[0][0].shape[2]), []).append((number, prefix))
-        yes, no = (self._prompts.first_tokens(words) for words in (YES, NO))
+        answers = self._prompts.answers()
         for (kind, _), members in groups.items():
             behind = self._network.embed(prompts[kind].behind)
             logits, _ = self._network.read(
                 behind.expand(len(members), -1, -1), cache_of([prefix for _, prefix in members])
             )
-            logs = logits.log_softmax(dim=1)
-            odds = logs[:, yes].logsumexp(dim=1) - logs[:, no].logsumexp(dim=1)
-            for (number, _), value in zip(members, odds.tolist(), strict=True):
+            odds = answers.log_odds(logits).tolist()
+            for (number, _), value in zip(members, odds, strict=True):
                 found[number] = value
         return found
 
@@ -265,12 +260,6 @@ class Stretch(NamedTuple):
     path: Path
     start_seconds: float | None = None
     end_seconds: float | None = None
-
-
-def question(query: str, kind: str) -> str:
-    """What is asked to judge a hit."""
-    thing = "video" if kind == "video" else "image"
-    return f'Does this {thing} show "{query}"? Answer with yes or no.'
 
 
 def _imported() -> Any:

@@ -1,13 +1,11 @@
 """A question becomes tokens around those of what is looked at; by the model's own chat template."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from perception_search.errors import WeightsMismatch
+from perception_search.yes_no import Answers
 
-YES = ("Yes", "yes", "YES")
-NO = ("No", "no", "NO")
 _PLACE = "image"  # frames of a video stand in the places of pictures, as in the reference
 
 
@@ -51,16 +49,9 @@ class PromptWriter:
             )
         return Prompt(self._ids(before), self._ids(behind))
 
-    def first_tokens(self, words: Sequence[str]) -> list[int]:
-        """The tokens of those words that are one token, as an answer begins: without a space.
-
-        Raises:
-            WeightsMismatch: none of them is.
-        """
-        found = {ids[0] for word in words if len(ids := self._ids(word)) == 1}
-        if not found:
-            raise WeightsMismatch(f"{self._name}: none of {', '.join(words)} is one token")
-        return sorted(found)
+    def answers(self) -> Answers:
+        """What a yes and a no look like; raises `WeightsMismatch` where they are not one token."""
+        return Answers(self._tokenizer, self._name)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
