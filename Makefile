@@ -56,7 +56,7 @@ app: demo $(VENV)/app
 	$(BIN)/perception-search app demo/demo.ps --open
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/test
 	$(BIN)/ruff check .

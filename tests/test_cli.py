@@ -432,7 +432,7 @@ def has_children(pid):
 
 
 def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path, weights):
-    media = write_pictures(tmp_path / "media", 250)
+    media = write_pictures(tmp_path / "media", 100)
     path = tmp_path / "photos.ps"
     Collection.create(path, model=MODEL, weights=weights)
     command = [sys.executable, "-m", "perception_search", "ingest", str(path), str(media)]
@@ -457,7 +457,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path, weights):
     assert out == ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert Collection.open(path).info()["images"] == 250
+    assert Collection.open(path).info()["images"] == 100
 
 
 def test_a_repeated_query_needs_no_network_of_neurons(made, weights):

@@ -76,7 +76,7 @@ def test_few_new_rows_leave_the_file_as_it_is(folder):
 
 
 def test_rows_unlike_the_others_are_warned_of_and_still_found(folder):
-    before = chosen(folder, "IVF64,PQ16x8")
+    before = chosen(folder, "IVF64,PQ16x4fs")
     rng = np.random.default_rng(0)
     far = rng.standard_normal((900, DIM)).astype(np.float32)
     far /= np.linalg.norm(far, axis=1, keepdims=True)

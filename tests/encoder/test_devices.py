@@ -264,7 +264,7 @@ def test_processes_end_with_their_parent(t16_files, how):
         os.killpg(parent.pid, how)
     else:
         parent.kill()
-    _, said = parent.communicate(timeout=60)
+    _, said = parent.communicate(timeout=120)
     assert all(is_gone(pid) for pid in pids)
     assert said.count("Traceback") == (how == signal.SIGINT), said
     if how == signal.SIGINT:
