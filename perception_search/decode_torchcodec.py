@@ -17,8 +17,13 @@ from PIL import Image
 
 from perception_search.decode_video import Step
 from perception_search.errors import MediaError, MissingExtra
-from perception_search.frames import FrameSpec, Sampling, prepare_image, uniform_indices
-from perception_search.video_reader import SIGN_OF_LIFE_SECONDS, VideoReader, VideoSummary
+from perception_search.frames import FrameSpec, Sampling, prepare_image
+from perception_search.video_reader import (
+    SIGN_OF_LIFE_SECONDS,
+    VideoReader,
+    VideoSummary,
+    nominal_seconds,
+)
 from perception_search.video_sampling import EPSILON_SECONDS, MAX_STILL_SECONDS, Wanted, in_chunks
 
 try:
@@ -64,12 +69,13 @@ def decode_video(
     with VideoReader(file, format_name, max_pixels) as reader:
         stream_index = int(reader.stream.index)
         facts = reader.facts()
+        seconds_per_frame = nominal_seconds(reader.stream)
     file.seek(0)
     decoder = VideoDecoder(file, stream_index=stream_index, num_ffmpeg_threads=num_threads)
     if not len(decoder):
         raise MediaError("unreadable", "no frame of the video can be decoded")
     video = _Video(decoder, spec)
-    num_uniform = Counter(uniform_indices(len(decoder), sampling.num_uniform_frames))
+    num_uniform = Counter(sampling.numbers(len(decoder), seconds_per_frame))
     uniform = [video.at_index(index, count) for index, count in num_uniform.items()]
     grid = video.grid(sampling) if sampling.grid == "by-time" else ()
     merged = heapq.merge(uniform, grid, key=lambda frame: frame[0])

@@ -83,6 +83,12 @@ def test_both_backends_give_the_same_on_real_videos(torchcodec):
         assert_equal(torchcodec, clip, Sampling())
 
 
+def test_a_stretch_is_spread_as_for_perception_lm(tmp_path, torchcodec):
+    path = write_video(tmp_path / "a.mp4", 60)
+    stretch = {"start_seconds": 1.0, "end_seconds": 2.0}
+    assert_equal(torchcodec, path, Sampling(uniform="perception-lm", **stretch))
+
+
 def test_key_frames_alone_are_refused(tmp_path, torchcodec):
     path = write_video(tmp_path / "a.mp4", 5)
     with pytest.raises(MediaError, match="pyav takes key frames") as error:
