@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_search.encoder.protocol import Encoder, encode_batches
+from perception_search.encoder.protocol import Encoder, encode_to_average
 from perception_search.errors import MediaError, QueryError
 from perception_search.frames import Sampling, prepare_image
 from perception_search.media import display
@@ -116,12 +116,7 @@ class QueryEncoder:
             _, frames = decode_file(Path(path).expanduser(), encoder.frame_spec, self._sampling)
         except MediaError as error:
             raise MediaError(error.outcome, f"{display(path)}: {error.reason}") from error
-        pixels = frames.pixels[frames.on_grid]
-        size = encoder.batch_size
-        batches = [pixels[first : first + size] for first in range(0, len(pixels), size)]
-        embeddings = np.concatenate(list(encode_batches(encoder, batches)))
-        if not encoder.identity.pools_raw_frames:
-            embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        embeddings = encode_to_average(encoder, frames.pixels[frames.on_grid])
         return mix([(1.0, frame) for frame in embeddings])
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from perception_search import manifest
 from perception_search.decode_single import MediaReader
-from perception_search.encoder.protocol import Encoder, encode_batches
+from perception_search.encoder.protocol import Encoder, encode_to_average
 from perception_search.errors import MediaError
 from perception_search.frames import Sampling
 from perception_search.hits import Hit
@@ -75,11 +75,6 @@ class EncoderReranker:
             end_seconds=hit.end_seconds,
         )
         _, frames = self._reader.decode(hit.path, self._encoder.frame_spec, sampling)
-        size = self._encoder.batch_size
-        pixels = frames.pixels
-        batches = [pixels[first : first + size] for first in range(0, len(pixels), size)]
-        embeddings = np.concatenate(list(encode_batches(self._encoder, batches)))
-        if not self._encoder.identity.pools_raw_frames:
-            embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        embeddings = encode_to_average(self._encoder, frames.pixels)
         weights = frames.num_uniform.tolist()
         return mix(list(zip(map(float, weights), embeddings, strict=True)))

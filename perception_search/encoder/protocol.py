@@ -99,3 +99,16 @@ def encode_batches(
         return embeddings
     none = np.empty((0, encoder.identity.dim), np.float32)
     return (encoder.encode_frames(batch) if len(batch) else none for batch in batches)
+
+
+def encode_to_average(encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Embeddings (T, dim) of a file's frames (T, 3, H, W), T > 0, as their average counts them.
+
+    Units, or raw ones where the model averages before it takes the length.
+    """
+    size = encoder.batch_size
+    batches = (pixels[first : first + size] for first in range(0, len(pixels), size))
+    embeddings = np.concatenate(list(encode_batches(encoder, batches)))
+    if not encoder.identity.pools_raw_frames:
+        embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return embeddings
