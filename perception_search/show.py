@@ -15,7 +15,7 @@ from perception_search.media import display
 if TYPE_CHECKING:
     from perception_search.collection import Collection
     from perception_search.hits import Hit
-    from perception_search.survey import Survey
+    from perception_search.survey import FileReport, Survey
 
 OnProgress = Callable[[int, int], None]
 
@@ -44,6 +44,21 @@ def print_json(value: object) -> None:
     and can be read back exactly.
     """
     sys.stdout.write(json.dumps(value, default=str) + "\n")
+
+
+def say_failures(failed: "Sequence[FileReport]") -> None:
+    """Every file that could not be used, with its reason."""
+    for file in failed:
+        say(f"{file.outcome}: {display(file.path)}: {file.reason}")
+
+
+def print_counts(counts: Mapping[str, int], unit: str, *, as_json: bool) -> None:
+    """How a run ended, as its result: how many of each; `no` of the unit where there were none."""
+    if as_json:
+        print_json(counts)
+        return
+    some = [f"{count} {name}" for name, count in counts.items() if count]
+    print_line(", ".join(some) or f"no {unit}")
 
 
 def print_file(path: Path) -> None:

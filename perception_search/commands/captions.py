@@ -16,10 +16,11 @@ from perception_search.commands.common import (
     Where,
     app,
     open_collection,
+    stopped,
 )
 from perception_search.commands.language import AcceptLicense, language_model
-from perception_search.media import absolute, display
-from perception_search.show import print_json, print_line, progress, say
+from perception_search.media import absolute
+from perception_search.show import print_counts, print_json, progress, say, say_failures
 
 if TYPE_CHECKING:
     from perception_search.survey import FileReport
@@ -103,19 +104,11 @@ def caption(
                 files = (file for paths in live for file in paths)
                 report = take_in(writer, read_side_files(files), **how)
     except KeyboardInterrupt:
-        say("Stopped. What was finished is stored; run the same command to go on.")
-        raise typer.Exit(130) from None
-    for failure in report.failed:
-        say(f"{failure.outcome}: {display(failure.path)}: {failure.reason}")
+        raise stopped() from None
+    say_failures(report.failed)
     if report.own:
         say(
             f"{report.own} items have captions of your own and were left as they are; "
             f"--replace-own captions them too."
         )
-    counts = report.counts()
-    if as_json:
-        print_json(counts)
-    else:
-        print_line(
-            ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no items"
-        )
+    print_counts(report.counts(), "items", as_json=as_json)

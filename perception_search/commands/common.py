@@ -128,3 +128,9 @@ def weighted(text: str) -> str | tuple[float, str]:
     """`2:at night` as (2.0, "at night"); words without a weight as they are."""
     match = _WEIGHT.fullmatch(text)
     return (float(match[1]), match[2]) if match else text
+
+
+def stopped() -> typer.Exit:
+    """What a command that can go on raises after Ctrl-C, having said so."""
+    say("Stopped. What was finished is stored; run the same command to go on.")
+    return typer.Exit(130)

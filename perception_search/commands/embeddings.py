@@ -17,7 +17,7 @@ from perception_search.commands.common import (
     open_collection,
 )
 from perception_search.media import absolute, display
-from perception_search.show import print_json, print_line, progress, say
+from perception_search.show import print_json, print_line, progress, say_failures
 
 
 @app.command("export-embeddings")
@@ -80,8 +80,7 @@ def import_embeddings(
             trust=trust,
             on_progress=lambda done: show(done, done),
         )
-    for file in report.failed:
-        say(f"{file.outcome}: {display(file.path)}: {file.reason}")
+    say_failures(report.failed)
     counts = {"adopted": report.adopted, "known": report.known, "failed": len(report.failed)}
     if as_json:
         reasons = dict(Counter(file.outcome for file in report.failed))

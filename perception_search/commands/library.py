@@ -20,15 +20,18 @@ from perception_search.commands.common import (
     Where,
     app,
     open_collection,
+    stopped,
 )
 from perception_search.errors import CollectionNotFound
 from perception_search.media import DEFAULT_EXCLUDE, display
 from perception_search.show import (
+    print_counts,
     print_json,
     print_line,
     print_survey,
     progress,
     say,
+    say_failures,
 )
 
 if TYPE_CHECKING:
@@ -215,10 +218,8 @@ def ingest(
                 video_backend=video_backend,
             )
         except KeyboardInterrupt:
-            say("Stopped. What was finished is stored; run the same command to go on.")
-            raise typer.Exit(130) from None
-    for failure in report.failed:
-        say(f"{failure.outcome}: {display(failure.path)}: {failure.reason}")
+            raise stopped() from None
+    say_failures(report.failed)
     if report.kept:
         say(
             f"{report.kept} files are gone from these folders, more than half: nothing was hidden, "
@@ -226,13 +227,7 @@ def ingest(
         )
     if report.index:
         say(report.index)
-    counts = report.counts()
-    if as_json:
-        print_json(counts)
-    else:
-        print_line(
-            ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no files"
-        )
+    print_counts(report.counts(), "files", as_json=as_json)
 
 
 def _read_metadata(path: Path | None) -> Any:
