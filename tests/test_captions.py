@@ -17,9 +17,10 @@ import pytest
 from fakes import ColourEncoder
 from media_folder import colour, write_pictures, write_video
 from PIL import Image
+from stops import stopping_after
 from stores import caption, item, make, remove_pictures, row
 
-from perception_search import Collection, durable, manifest
+from perception_search import Collection, manifest
 from perception_search.caption_files import read_csv, read_side_files
 from perception_search.caption_words import FOLDER, CaptionWords
 from perception_search.captioning import GivenCaption, caption_items, take_in
@@ -160,32 +161,15 @@ def test_ctrl_c_keeps_what_was_done_and_a_bad_file_is_a_line(tmp_path):
     assert (failure.path.name, failure.outcome) == ("broken.jpg", "unreadable")
 
 
-def test_a_stop_at_every_third_durable_operation_keeps_every_caption_that_was_told(
-    tmp_path, monkeypatch
-):
-    class Stop(BaseException):
-        pass
-
+def test_a_stop_at_every_third_durable_operation_keeps_every_caption_that_was_told(tmp_path):
     number = 0
     stopped = True
     while stopped:
         folder = make(tmp_path / f"{number}.ps", 3)
-        told, count = [], 0
-
-        def stop(_what, _path, last=number):
-            nonlocal count
-            count += 1
-            if count > last:
-                raise Stop
-
-        monkeypatch.setattr(durable, "on_operation", stop)
-        try:
-            with Writer(folder) as writer:
-                caption_items(writer, Scripted(), "see", on_commit=told.extend, commit_seconds=0)
-            stopped = False
-        except Stop:
-            pass
-        monkeypatch.setattr(durable, "on_operation", None)
+        told = []
+        with stopping_after(number) as stop, Writer(folder) as writer:
+            caption_items(writer, Scripted(), "see", on_commit=told.extend, commit_seconds=0)
+        stopped = stop.stopped
         assert {file.reason for file in told} <= set(texts(folder))
         with Writer(folder) as writer:
             assert caption_items(writer, Scripted(), "see").failed == []

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import ColourEncoder
 from media_folder import write_pictures, write_videos
+from stops import stopping_after
 
 from perception_search import (
     Collection,
     caption_words,
     current_index,
-    durable,
     index,
     manifest,
     text_cache,
@@ -137,38 +137,22 @@ def test_a_purge_takes_no_more_than_it_must(tmp_path):
     assert not list((photos.path / "rows").iterdir())
 
 
-def test_stopped_at_any_operation_another_purge_completes_it(made, tmp_path, monkeypatch):
-    class Stop(BaseException):
-        pass
-
+def test_stopped_at_any_operation_another_purge_completes_it(made, tmp_path):
     path, _, secrets = made
     expected = len(Snapshot.open(path).live_items)
     number = 0
     while True:
         copy = tmp_path / "photos.ps"
         shutil.copytree(path, copy)
-        left = number
-
-        def stop(_what, _path):
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Stop
-
-        stopped = False
-        monkeypatch.setattr(durable, "on_operation", stop)
-        try:
+        with stopping_after(number) as stop:
             Collection.open(copy).purge()
-        except Stop:
-            stopped = True
-        monkeypatch.setattr(durable, "on_operation", None)
         assert len(Snapshot.open(copy).live_items) == expected
-        assert verify(copy, quick=True) == [] or stopped
+        assert verify(copy, quick=True) == [] or stop.stopped
         Collection.open(copy, encoder=ColourEncoder()).purge()
         assert holding(copy, secrets) == []
         assert verify(copy) == []
         shutil.rmtree(copy)
-        if not stopped:
+        if not stop.stopped:
             break
         number += 1 if EVERY else 12
     assert number > 40

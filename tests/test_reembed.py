@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from fakes import ColourEncoder
 from media_folder import write_pictures, write_videos
+from stops import stopping_after
 
-from perception_search import Collection, Segmentation, current_index, durable, index, own_encoder
+from perception_search import Collection, Segmentation, current_index, index, own_encoder
 from perception_search.encoder.protocol import Identity
 from perception_search.errors import CollectionError
 from perception_search.reembed import FOLDER
@@ -178,10 +179,7 @@ def test_another_move_is_refused_while_one_is_under_way(made):
     assert len(found(path, ColourEncoder(seed=4))) == 9
 
 
-def test_stopped_at_any_operation_it_goes_on(made, tmp_path, monkeypatch):
-    class Stop(BaseException):
-        pass
-
+def test_stopped_at_any_operation_it_goes_on(made, tmp_path):
     path, media, files = made
     expected = as_new(tmp_path, media, OtherEncoder(), without=[files[3]])
     before = found(path, ColourEncoder())
@@ -189,21 +187,8 @@ def test_stopped_at_any_operation_it_goes_on(made, tmp_path, monkeypatch):
     while True:
         copy = tmp_path / "copy.ps"
         shutil.copytree(path, copy)
-        left = number
-
-        def stop(_what, _path):
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Stop
-
-        stopped = False
-        monkeypatch.setattr(durable, "on_operation", stop)
-        try:
+        with stopping_after(number) as stop:
             move(copy, OtherEncoder())
-        except Stop:
-            stopped = True
-        monkeypatch.setattr(durable, "on_operation", None)
         model = Snapshot.open(copy).manifest.collection["identity"]["model"]
         assert verify(copy, quick=True) == [] or model == "others"
         if model == "colours":
@@ -214,7 +199,7 @@ def test_stopped_at_any_operation_it_goes_on(made, tmp_path, monkeypatch):
             pass  # heals what the last commit left, as any writer does
         assert verify(copy) == []
         shutil.rmtree(copy)
-        if not stopped:
+        if not stop.stopped:
             break
         number += 1 if EVERY else 29
     assert number > 60

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from fakes import ColourEncoder
 from media_folder import write_pictures, write_videos
+from stops import stopping_after
 
 from perception_search import (
     Collection,
@@ -265,11 +266,8 @@ def test_old_files_bring_back_what_a_merged_one_held(copy):
     assert answers(copy) == expected
 
 
-def test_stopping_a_repair_at_any_operation_leaves_nothing_worse(made, tmp_path, monkeypatch):
+def test_stopping_a_repair_at_any_operation_leaves_nothing_worse(made, tmp_path):
     """Afterwards another repair, or what a search says, is as good as the first would have been."""
-
-    class Stop(BaseException):
-        pass
 
     expected = answers(made[0])
     broken = tmp_path / "broken.ps"
@@ -280,21 +278,8 @@ def test_stopping_a_repair_at_any_operation_leaves_nothing_worse(made, tmp_path,
     while True:
         path = tmp_path / "photos.ps"
         shutil.copytree(broken, path)
-        left = number
-
-        def stop(_what, _path):
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Stop
-
-        stopped = False
-        monkeypatch.setattr(durable, "on_operation", stop)
-        try:
+        with stopping_after(number) as stop:
             mended(path)
-        except Stop:
-            stopped = True
-        monkeypatch.setattr(durable, "on_operation", None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -307,7 +292,7 @@ def test_stopping_a_repair_at_any_operation_leaves_nothing_worse(made, tmp_path,
         assert verify(path) == []
         assert answers(path) == expected
         shutil.rmtree(path)
-        if not stopped:
+        if not stop.stopped:
             break
         number += 1 if EVERY else 14
     assert number > 40

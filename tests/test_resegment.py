@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from fakes import ColourEncoder
 from media_folder import colour, picture, write_pictures, write_video
+from stops import stopping_after
 
-from perception_search import Collection, Segmentation, durable, manifest
+from perception_search import Collection, Segmentation, manifest
 
 OTHERS = [
     Segmentation(seconds=5, overlap_seconds=2),
@@ -108,32 +109,17 @@ def test_an_index_is_built_anew(tmp_path, media):
     assert collection.search("red", k=3)
 
 
-def test_a_stop_at_any_operation_leaves_the_old_segments_or_the_new(tmp_path, media, monkeypatch):
+def test_a_stop_at_any_operation_leaves_the_old_segments_or_the_new(tmp_path, media):
     collection = ingested(tmp_path / "c.ps", media, Segmentation())
     old = set(found_by(collection))
     new = set(found_by(ingested(tmp_path / "fresh.ps", media, OTHERS[0])))
 
-    class Stopped(BaseException):
-        pass
-
     for number in range(100):
         copy = tmp_path / f"{number}.ps"
         shutil.copytree(collection.path, copy)
-        seen = 0
-
-        def stop(_operation, _path, number=number):
-            nonlocal seen
-            seen += 1
-            if seen > number:
-                raise Stopped
-
-        monkeypatch.setattr(durable, "on_operation", stop)
-        try:
+        with stopping_after(number) as stop:
             Collection.open(copy, encoder=ColourEncoder()).resegment(OTHERS[0])
-            is_whole = True
-        except Stopped:
-            is_whole = False
-        monkeypatch.setattr(durable, "on_operation", None)
+        is_whole = not stop.stopped
         after = Collection.open(copy, encoder=ColourEncoder())
         keys = set(found_by(after))
         assert keys == new if is_whole else keys in (old, new)

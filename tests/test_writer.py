@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stops import stopping_after
 from stores import caption, description, item, make, row, unit
 
 from perception_search import durable, manifest, tables
@@ -258,36 +259,19 @@ def test_interrupted_writes_are_swept_by_the_next_writer(tmp_path):
     assert not list(folder.rglob(f"{durable.TEMPORARY_PREFIX}*"))
 
 
-def test_a_stop_at_any_durable_operation_loses_nothing(tmp_path, monkeypatch):
+def test_a_stop_at_any_durable_operation_loses_nothing(tmp_path):
     """Every operation in turn is the last one: the state is the one before or the one after."""
-
-    class Stop(BaseException):
-        pass
 
     number = 0
     while True:
         folder = make(tmp_path / f"{number}.ps", 2, grid=True, captions=True)
-        count = 0
-
-        def stop(_what, _path, last=number):
-            nonlocal count
-            count += 1
-            if count > last:
-                raise Stop
-
-        stopped = False
         acknowledged = 2
-        monkeypatch.setattr(durable, "on_operation", stop)
-        try:
-            with Writer(folder) as writer:
-                writer.add_item(item(9), [row(9)], Grid(unit(9)[None], np.ones(1), np.zeros(1)))
-                writer.add_captions(f"{9:064x}", [caption("nine")])
-                writer.commit()
-                acknowledged = 3
-                writer.compact()
-        except Stop:
-            stopped = True
-        monkeypatch.setattr(durable, "on_operation", None)
+        with stopping_after(number) as stop, Writer(folder) as writer:
+            writer.add_item(item(9), [row(9)], Grid(unit(9)[None], np.ones(1), np.zeros(1)))
+            writer.add_captions(f"{9:064x}", [caption("nine")])
+            writer.commit()
+            acknowledged = 3
+            writer.compact()
         snapshot = Snapshot.open(folder)
         rows = snapshot.rows
         assert acknowledged <= len(rows) <= 3
@@ -299,7 +283,7 @@ def test_a_stop_at_any_durable_operation_loses_nothing(tmp_path, monkeypatch):
         rows = Snapshot.open(folder).rows
         assert sorted(rows.content_hash.to_pylist()) == sorted([f"{n:064x}" for n in (0, 1, 9)])
         assert len(set(rows.row_id.tolist())) == 3
-        if not stopped:
+        if not stop.stopped:
             break
         number += 1
     assert number >= 40, "the commit and the merge have at least that many operations"
