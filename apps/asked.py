@@ -32,6 +32,7 @@ class Asked:
         longer: of a video, at least so many seconds; 0 for any.
         shorter: at most so many; 0 for any.
         larger: of a file, at least so many megabytes; 0 for any.
+        smaller: at most so many; 0 for any.
         folder: the folder that holds it, and those below; empty for any.
         score: hits below are left out.
         answers: leave out what answers no better than chance.
@@ -49,6 +50,7 @@ class Asked:
     longer: float = 0.0
     shorter: float = 0.0
     larger: float = 0.0
+    smaller: float = 0.0
     folder: str = ""
     score: float = -1.0
     answers: bool = False
@@ -119,6 +121,8 @@ class Asked:
             parts.append(f"duration_seconds <= {float(self.shorter)!r}")
         if self.larger:
             parts.append(f"size_bytes >= {int(self.larger * 1_000_000)}")
+        if self.smaller:
+            parts.append(f"size_bytes <= {int(self.smaller * 1_000_000)}")
         if self.folder:
             quoted = self.folder.replace("'", "''")
             inside = quoted if quoted.endswith("/") else f"{quoted}/"

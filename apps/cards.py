@@ -36,12 +36,12 @@ def grid(hits: Sequence[tuple[Hit, Item]]) -> str:
 
 def card(hit: Hit, item: Item, rank: int) -> str:
     """One hit."""
-    name = html.escape(item.path.name.encode("utf-8", "replace").decode())
+    name = html.escape(_shown(item.path.name))
     at = hit.best_seconds or 0.0
     said = {
         "hash": item.content_hash,
         "kind": item.kind,
-        "name": item.path.name.encode("utf-8", "replace").decode(),
+        "name": _shown(item.path.name),
         "rank": rank,
         "score": round(hit.score, 4),
         "relevance": None if hit.relevance is None else round(hit.relevance, 3),

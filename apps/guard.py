@@ -23,6 +23,27 @@ _CLOSED = re.compile(
     re.IGNORECASE,
 )
 
+HEADERS = {
+    "content-security-policy": "; ".join(
+        (
+            "default-src 'self'",
+            # Gradio writes its settings into the page and makes functions of text
+            "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+            "style-src 'self' 'unsafe-inline'",
+            "img-src 'self' data: blob:",
+            "font-src 'self' data:",
+            "media-src 'self' blob:",
+            "object-src 'none'",
+            "base-uri 'self'",
+            "form-action 'self'",
+            "frame-ancestors 'none'",
+        )
+    ),
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+"""Of every reply: nothing comes from elsewhere or goes there, and no other page shows this one."""
+
 _CALLS = re.compile(r"^/gradio_api/(queue/join|call/\w+)/?$")
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -54,6 +75,7 @@ class Guard:
             return
         if scope["type"] != "http":
             return
+        send = _with_headers(send, HEADERS)
         headers = {name.decode("latin-1").lower(): value.decode("latin-1")
                    for name, value in scope["headers"]}  # fmt: skip
         refusal = self._refusal(scope, headers)
@@ -61,8 +83,6 @@ class Guard:
             await _answer(send, *refusal)
             return
         limit = self._large.get(scope["path"], MOST_BYTES)
-        asked = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        knows = self._token is not None and secrets.compare_digest(asked, self._token)
         receive = _limited(receive, limit)
         if scope["method"] == "POST":
             if scope["path"] != DROP and not _CALLS.match(scope["path"]):
@@ -74,7 +94,10 @@ class Guard:
                     await _answer(send, 400, "data holds text, numbers, true, false and null only.")
                     return
                 receive = _again(body, receive)
-        await self._app(scope, receive, _with_cookie(send, self._token) if knows else send)
+        if self._token is not None and self._is_token(_asked(scope)):
+            cookie = f"{COOKIE}={self._token}; HttpOnly; SameSite=Strict; Path=/"
+            send = _with_headers(send, {"set-cookie": cookie})
+        await self._app(scope, receive, send)
 
     def _refusal(self, scope: dict[str, Any], headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "").lower()
@@ -97,17 +120,24 @@ class Guard:
         return None
 
     def _knows(self, scope: dict[str, Any], headers: dict[str, str]) -> bool:
-        asked = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         try:
             cookies = SimpleCookie(headers.get("cookie", ""))
         except Exception:  # a cookie is written by anyone
             cookies = SimpleCookie()
         kept = cookies[COOKIE].value if COOKIE in cookies else ""
         given = headers.get("authorization", "").removeprefix("Bearer ")
-        return any(
-            secrets.compare_digest(one.encode(), (self._token or "").encode())
-            for one in (asked, kept, given)
+        return any(self._is_token(one) for one in (_asked(scope), kept, given))
+
+    def _is_token(self, text: str) -> bool:
+        # bytes: of texts compare_digest takes ASCII alone
+        return secrets.compare_digest(
+            text.encode("utf-8", "surrogatepass"), (self._token or "").encode()
         )
+
+
+def _asked(scope: dict[str, Any]) -> str:
+    """The token that the address carries; empty without one."""
+    return parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
 
 
 async def _whole(receive: Receive) -> bytes:
@@ -160,14 +190,18 @@ def _limited(receive: Receive, limit: int) -> Receive:
     return limited
 
 
-def _with_cookie(send: Send, token: str | None) -> Send:
-    async def with_cookie(message: dict[str, Any]) -> None:
+def _with_headers(send: Send, more: dict[str, str]) -> Send:
+    """A send that adds headers, in the place of those of the same name."""
+    added = [(name.encode(), value.encode()) for name, value in more.items()]
+    names = {name for name, _ in added}
+
+    async def with_headers(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
-            message["headers"] = [*message["headers"], (b"set-cookie", cookie.encode())]
+            kept = [pair for pair in message["headers"] if pair[0].lower() not in names]
+            message["headers"] = [*kept, *added]
         await send(message)
 
-    return with_cookie
+    return with_headers
 
 
 async def _answer(send: Send, status: int, text: str) -> None:
@@ -175,7 +209,6 @@ async def _answer(send: Send, status: int, text: str) -> None:
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(body)).encode()),
-        (b"x-content-type-options", b"nosniff"),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

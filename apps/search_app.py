@@ -252,6 +252,7 @@ def build(collection: Collection) -> tuple[gr.Blocks, Page]:
                     longer = gr.Number(0, label="Video at least, s", minimum=0)
                     shorter = gr.Number(0, label="Video at most, s", minimum=0)
                     larger = gr.Number(0, label="File at least, MB", minimum=0)
+                    smaller = gr.Number(0, label="File at most, MB", minimum=0)
                 with gr.Row():
                     score = gr.Slider(-1, 1, value=-1, step=0.01, label="Lowest score")
                     answers = gr.Checkbox(False, label="Only what answers better than chance")
@@ -292,6 +293,7 @@ def build(collection: Collection) -> tuple[gr.Blocks, Page]:
             "longer": longer,
             "shorter": shorter,
             "larger": larger,
+            "smaller": smaller,
             "folder": folder,
             "score": score,
             "answers": answers,
@@ -303,21 +305,20 @@ def build(collection: Collection) -> tuple[gr.Blocks, Page]:
         private: Any = {"api_visibility": "private", "show_progress": "minimal"}
         put = "(link) => { if (link) history.replaceState(null, '', link); }"
 
-        def fresh(words: str) -> tuple[str, int]:
-            return "", NUM_HITS
+        def put_link(ran: Any) -> None:
+            ran.then(None, link, None, js=put, **private)
 
         for event in (q.submit, go.click):
-            event(fresh, q, [like, k], **private).then(run, inputs, outputs, **private).then(
-                None, link, None, js=put, **private
-            )
-        filters = (kind, folder, after, before, longer, shorter, larger, score, answers, captions)
+            asked_anew = event(lambda: ("", NUM_HITS), None, [like, k], **private)
+            put_link(asked_anew.then(run, inputs, outputs, **private))
+        sizes = (longer, shorter, larger, smaller)
+        filters = (kind, folder, after, before, *sizes, score, answers, captions)
         for control in (*filters, weight):
             changed = getattr(control, "input", None) or control.change
-            changed(run, inputs, outputs, **private).then(None, link, None, js=put, **private)
-        drop.change(run, inputs, outputs, **private).then(None, link, None, js=put, **private)
-        more.click(lambda n: min(MOST_HITS, int(n) + NUM_HITS), k, k, **private).then(
-            run, inputs, outputs, **private
-        ).then(None, link, None, js=put, **private)
+            put_link(changed(run, inputs, outputs, **private))
+        put_link(drop.change(run, inputs, outputs, **private))
+        wanted_more = more.click(lambda n: min(MOST_HITS, int(n) + NUM_HITS), k, k, **private)
+        put_link(wanted_more.then(run, inputs, outputs, **private))
         judge.click(page.classify, [drop, labels], shares, **private)
         blocks.load(restore, None, [*inputs, *outputs], **private)
         blocks.load(page.library, None, about, **private)
@@ -387,7 +388,7 @@ def make_app(
 
 def _routes(app: FastAPI, page: Page) -> None:
     shelf = page.shelf
-    keep = {"Cache-Control": "private, max-age=86400", "X-Content-Type-Options": "nosniff"}
+    keep = {"Cache-Control": "private, max-age=86400"}
 
     def item_of(content_hash: str) -> Item:
         item = shelf.item(content_hash)
@@ -472,11 +473,17 @@ def _as_json(page: Page, asked: Asked, found: Found) -> tuple[bytes, str]:
 
 def _as_csv(page: Page, asked: Asked, found: Found) -> tuple[bytes, str]:
     text = io.StringIO()
-    rows = [hit.as_dict() for hit, _ in found]
+    rows = [{name: _defused(value) for name, value in hit.as_dict().items()} for hit, _ in found]
     writer = csv.DictWriter(text, list(Hit.__dataclass_fields__))
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode("utf-8", "backslashreplace"), "text/csv; charset=utf-8"
+
+
+def _defused(cell: Any) -> Any:
+    """A text that a spreadsheet would take for a formula has ' before it, as OWASP advises."""
+    is_formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{cell}" if is_formula else cell
 
 
 def _as_files(page: Page, asked: Asked, found: Found) -> tuple[bytes, str]:

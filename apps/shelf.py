@@ -1,6 +1,7 @@
 """The items of a collection by content hash, their thumbnails, and what was dropped on the page."""
 
 import hashlib
+import os
 import secrets
 import tempfile
 import threading
@@ -120,7 +121,9 @@ class Shelf:
         name = hashlib.sha256(f"{item.content_hash} {at_seconds} {THUMBNAIL_SIDE}".encode())
         kept = self._thumbnails / f"{name.hexdigest()}.jpg"
         try:
-            return kept.read_bytes()
+            jpeg = kept.read_bytes()
+            os.utime(kept)  # used now: kept longer
+            return jpeg
         except OSError:
             pass
         with self._lock:
@@ -140,13 +143,24 @@ class Shelf:
                 if self._num_bytes is None:
                     self._num_bytes = sum(p.stat().st_size for p in path.parent.glob("*.jpg"))
                 if self._num_bytes + len(jpeg) > THUMBNAIL_BYTES:
-                    return  # enough are kept; this one is made anew next time
+                    self._drop_least_used()
                 new = path.with_suffix(f".{secrets.token_hex(4)}.new")
                 new.write_bytes(jpeg)
                 new.replace(path)
                 self._num_bytes += len(jpeg)
             except OSError:
                 return  # a disk that is full or only read: no cache
+
+    def _drop_least_used(self) -> None:
+        """Delete the pictures not used for longest, until a tenth of the space is free."""
+        found = [(path.stat(), path) for path in self._thumbnails.glob("*.jpg")]
+        kept = sum(stat.st_size for stat, _ in found)
+        for stat, path in sorted(found, key=lambda pair: pair[0].st_mtime_ns):
+            if kept <= 0.9 * THUMBNAIL_BYTES:
+                break
+            path.unlink(missing_ok=True)
+            kept -= stat.st_size
+        self._num_bytes = kept
 
     # Dropped files
 

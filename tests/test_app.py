@@ -1,9 +1,12 @@
 """The search page: in a browser, by HTTP, under load, and asked for what it must not give."""
 
 import concurrent.futures
+import csv
 import importlib
 import io
 import json
+import os
+import shutil
 import socket
 import sys
 import threading
@@ -16,7 +19,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_search import Collection
+from perception_search import Collection, Hit
 
 pytest.importorskip("gradio")
 uvicorn = pytest.importorskip("uvicorn")
@@ -162,6 +165,37 @@ def test_what_is_found_can_be_taken_away(server, folder):
     assert b"<img" in server.ask("/export/sheet.html?q=a+dog&k=3")[2]
 
 
+def test_a_caption_is_no_formula_in_a_spreadsheet(modules):
+    for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"):
+        hit = Hit(1, Path("/a.jpg"), "image", -0.5, caption=text)
+        content, _ = modules[0]._as_csv(None, None, [(hit, None)])
+        [row] = csv.DictReader(io.StringIO(content.decode(), newline=""))
+        assert row["caption"] == f"'{text}"
+        assert float(row["score"]) == -0.5
+        assert row["path"] == "/a.jpg"
+
+
+def test_pictures_used_last_are_kept_when_the_space_is_full(modules, folder, tmp_path, monkeypatch):
+    shelf_of = importlib.import_module("apps.shelf")
+    path = tmp_path / "demo.ps"
+    shutil.copytree(folder / "demo.ps", path)
+    shutil.rmtree(path / "thumbnails", ignore_errors=True)
+    shelf = shelf_of.Shelf(Collection.open(path))
+    items = [shelf.item(hash_of(folder, name)) for name in ("lion.jpg", "rocket.jpg", "coffee.png")]
+    sizes = [len(shelf.thumbnail(item, 0)) for item in items[:2]]
+    kept = {file: file.stat() for file in (path / "thumbnails").iterdir()}
+    assert sorted(stat.st_size for stat in kept.values()) == sorted(sizes)
+    for file in kept:
+        os.utime(file, (1, 1))
+    shelf.thumbnail(items[0], 0)  # used again
+    monkeypatch.setattr(shelf_of, "THUMBNAIL_BYTES", sum(sizes) + 1)
+    third = len(shelf.thumbnail(items[2], 0))
+    left = sorted(file.stat().st_size for file in (path / "thumbnails").iterdir())
+    assert left == sorted([sizes[0], third])
+    assert all((path / name).exists() for name in ("collection.json", "rows", "items"))
+    shelf.close()
+
+
 def test_programs_ask_through_gradios_own_client(server):
     from gradio_client import Client
 
@@ -189,8 +223,24 @@ def test_filters_are_values_and_never_sql(modules, folder):
     )
     names = set(collection.items(asked.where)["name"])
     assert names <= {"bikes.mp4", "bigbuckbunny.mp4"}
+    sizes = collection.items().set_index("name")["size_bytes"]
+    asked = modules[1].Asked.of({"smaller": "0.1"})
+    assert set(collection.items(asked.where)["name"]) == set(sizes[sizes <= 100_000].index)
+    assert 0 < (sizes <= 100_000).sum() < len(sizes)
     for injected in ("') OR 1=1 --", "x' UNION SELECT 1 --", "'; DROP TABLE items; --", "\\'"):
         assert len(collection.items(modules[1].Asked.of({"folder": injected}).where)) == 0
+
+
+def test_every_reply_says_what_a_browser_may_do_with_it(server, folder):
+    for path in ("/", f"/thumb/{hash_of(folder, 'lion.jpg')}", "/docs", f"/media/{'0' * 64}"):
+        _, headers, _ = server.ask(path)
+        named = {name.lower(): value for name, value in headers.items()}
+        assert "default-src 'self'" in named["content-security-policy"], path
+        assert "frame-ancestors 'none'" in named["content-security-policy"]
+        assert (named["referrer-policy"], named["x-content-type-options"]) == (
+            "no-referrer",
+            "nosniff",
+        )
 
 
 # What must not be given
@@ -307,6 +357,7 @@ def test_elsewhere_a_token_is_needed(folder, modules):
     try:
         assert server.ask("/")[0] == 403
         assert server.ask("/?token=wrong")[0] == 403
+        assert server.ask("/?token=%C3%A9%FF")[0] == 403
         assert server.ask(f"/thumb/{'0' * 64}", Cookie="perception_search_token=x")[0] == 403
         status, headers, _ = server.ask("/?token=abc123")
         assert status == 200
@@ -391,7 +442,8 @@ def browser():
 def tab(browser, server):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.elsewhere = []
+    page.elsewhere, page.complaints = [], []
+    page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
     page.on(
         "request",
         lambda r: page.elsewhere.append(r.url) if not r.url.startswith(server.address) else None,
@@ -403,6 +455,8 @@ def tab(browser, server):
     context.close()
     outside = [url for url in page.elsewhere if not url.startswith(("data:", "blob:"))]
     assert outside == [], "nothing is fetched from elsewhere"
+    refused = [text for text in page.complaints if "Content Security Policy" in text]
+    assert refused == [], "what the page needs is allowed"
 
 
 def ask(tab, words):
