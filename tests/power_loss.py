@@ -11,12 +11,13 @@ import random
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
 from stores import DIM, caption, description, item, row, unit
 
-from perception_search import manifest, verify
+from perception_search import manifest, purge, verify
 from perception_search.errors import PerceptionSearchError
 from perception_search.snapshot import PathRecord, Snapshot
 from perception_search.writer import Grid, Writer, create_folder
@@ -26,7 +27,16 @@ COLLECTION = Path("albums") / "c.ps"
 
 NUM_ITEMS = 12
 _NEXT = 900
+PURGED = 3
+"""The item that `record_purge` takes out again."""
 _ROOT = 0
+
+
+class Acknowledged(NamedTuple):
+    """The numbers of the items that must be there, and of those that must not."""
+
+    items: frozenset[int]
+    removed: frozenset[int]
 
 
 class Log:
@@ -34,7 +44,8 @@ class Log:
 
     Attributes:
         events: `name` events say (folder, change, name, node, other name), `sync` what a file held,
-            `sync_folder` which folder, `acknowledged` which items were reported by then.
+            `sync_folder` which folder, `acknowledged` which items were reported by then, as stored
+            and as removed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -45,9 +56,9 @@ class Log:
         self._last: dict[int, bytes] = {}
         self._count = 0
 
-    def acknowledge(self, items: Iterable[int]) -> None:
-        """What was reported as safe."""
-        self.events.append(("acknowledged", frozenset(items)))
+    def acknowledge(self, items: Iterable[int], removed: Iterable[int] = ()) -> None:
+        """What was reported as safe, and as gone."""
+        self.events.append(("acknowledged", Acknowledged(frozenset(items), frozenset(removed))))
 
     def lacks(self, path: Path) -> None:
         """`path` was taken away by others, and that is safe on disk."""
@@ -127,7 +138,7 @@ class Log:
                 self._last[node] = self._places[node].read_bytes()
         return self._last.get(node, b"")
 
-    def acknowledged(self, point: int) -> frozenset[int] | None:
+    def acknowledged(self, point: int) -> Acknowledged | None:
         """What was reported before the operation `point`; None where not even the collection."""
         said = [event[1] for event in self.events[:point] if event[0] == "acknowledged"]
         return said[-1] if said else None
@@ -231,11 +242,7 @@ def record(root: Path) -> Log:
         for count in (3, 2, 2):
             with Writer(path) as writer:
                 for number in range(done, done + count):
-                    grid = Grid(unit(number)[None], np.ones(1), np.zeros(1))
-                    writer.add_item(item(number), [row(number)], grid)
-                    writer.add_captions(f"{number:064x}", [caption(f"picture {number}")])
-                    record = PathRecord(1, 2, 3, f"{number:064x}", "ingested")
-                    writer.add_path(Path(f"/photos/{number}.jpg"), record)
+                    _add(writer, number)
                 writer.commit({"device": "cpu"})
                 done += count
                 log.acknowledge(range(done))
@@ -244,13 +251,46 @@ def record(root: Path) -> Log:
     return log
 
 
-def check(root: Path, acknowledged: frozenset[int] | None, started: int = 7) -> None:
+def record_purge(root: Path) -> Log:
+    """Another life: seven items, of which one is removed and purged."""
+    log = Log(root)
+    path = root / COLLECTION
+    rest = frozenset(range(7)) - {PURGED}
+    with log.recording():
+        create_folder(path, description())
+        with Writer(path) as writer:
+            for number in range(7):
+                _add(writer, number)
+            writer.commit()
+        log.acknowledge(range(7))
+        with Writer(path) as writer:
+            record = PathRecord(1, 2, 3, f"{PURGED:064x}", "removed")
+            writer.add_path(Path(f"/photos/{PURGED}.jpg"), record)
+            log.acknowledge(rest)  # from here on it may be gone
+            writer.commit()
+            log.acknowledge(rest, [PURGED])
+            purge.purge(writer)
+    return log
+
+
+def _add(writer: Writer, number: int) -> None:
+    """All that belongs to one item."""
+    grid = Grid(unit(number)[None], np.ones(1), np.zeros(1))
+    writer.add_item(item(number), [row(number)], grid)
+    writer.add_captions(f"{number:064x}", [caption(f"picture {number}")])
+    record = PathRecord(1, 2, 3, f"{number:064x}", "ingested")
+    writer.add_path(Path(f"/photos/{number}.jpg"), record)
+
+
+def check(root: Path, acknowledged: Acknowledged | None, started: int = 7) -> None:
     """Open what `root` holds and go on with it; AssertionError where anything was lost or torn."""
     path = root / COLLECTION
     if acknowledged is None and not path.exists():
         create_folder(path, description())
     known = sound(path)
-    assert known >= (acknowledged or frozenset()), "an acknowledged row is lost"
+    if acknowledged is not None:
+        assert known >= acknowledged.items, "an acknowledged row is lost"
+        assert not known & acknowledged.removed, "a removed row is back"
     assert known <= frozenset(range(started)), "a row that nobody wrote"
     with Writer(path) as writer:
         writer.add_item(item(_NEXT), [row(_NEXT)])
@@ -270,12 +310,14 @@ def check(root: Path, acknowledged: frozenset[int] | None, started: int = 7) -> 
 def sound(path: Path) -> frozenset[int]:
     """The numbers of the items in a collection, after all that belongs to each was compared."""
     snapshot = Snapshot.open(path)
-    hashes = snapshot.rows.content_hash.to_pylist()
+    found = snapshot.searchable
+    hashes = snapshot.rows.content_hash.take(found).to_pylist()
     numbers = [int(content_hash, 16) for content_hash in hashes]
     assert len(set(numbers)) == len(numbers), "a row stands twice"
-    assert len(set(snapshot.rows.row_id.tolist())) == len(numbers), "a row id stands twice"
+    row_ids = snapshot.rows.row_id.tolist()
+    assert len(set(row_ids)) == len(row_ids), "a row id stands twice"
     expected = np.array([unit(n) for n in numbers]).reshape(-1, DIM).astype(np.float16)
-    stored = snapshot.rows.embeddings(np.arange(len(numbers)))
+    stored = snapshot.rows.embeddings(found)
     assert np.array_equal(stored, expected.astype(np.float32)), "an embedding is another"
     widths = dict(
         zip(
@@ -299,7 +341,7 @@ def sound(path: Path) -> frozenset[int]:
 
 def states(
     log: Log, seed: int, count: int
-) -> Iterator[tuple[str, dict[Path, bytes | None], frozenset[int] | None]]:
+) -> Iterator[tuple[str, dict[Path, bytes | None], Acknowledged | None]]:
     """Different states after a power cut, `count` or some more: at every operation the two
     extremes, then as many that are drawn. Each with where it is from and what was acknowledged.
     """
