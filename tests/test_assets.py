@@ -1,8 +1,11 @@
 """Downloads against a package folder and a model hub that are on this machine, and misbehave."""
 
+import collections
 import hashlib
 import os
+import random
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +20,9 @@ from huggingface_hub import constants
 from perception_search import assets
 from perception_search.demo import questions
 from perception_search.errors import DownloadError
+
+SEED = int(os.environ.get("PERCEPTION_SEARCH_SEED", random.randrange(1 << 32)))
+NUM_SEQUENCES = 1_000 if os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long" else 15
 
 REPO, FILE = "someone/model", "model.pt"
 WEIGHTS = bytes(range(256)) * 4096
@@ -246,6 +252,8 @@ class Answer(BaseHTTPRequestHandler):
             return self.file(WEIGHTS[:1000] + b"\xff" + WEIGHTS[1001:])
         if fault == "cut":
             return self.file(WEIGHTS, limit=len(WEIGHTS) // 2)
+        if fault == "page":
+            return self.file(b"<html>Log in to go on</html>")
         if fault is not None:
             return self.fail(fault)
         return self.file(WEIGHTS)
@@ -419,6 +427,32 @@ def test_what_another_attempt_cannot_mend_is_said_at_once(hub, fault, message):
         assets.hub_file(REPO, FILE)
     assert hub.num("GET") == 0
     assert hub.num("HEAD") <= 2
+
+
+@pytest.mark.timeout(3600)
+def test_whatever_a_hub_does_no_wrong_file_is_had(hub, tmp_path, monkeypatch):
+    print(f"PERCEPTION_SEARCH_SEED={SEED}")
+    sleep = time.sleep  # huggingface_hub waits a second and more between its attempts
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
+    rng = random.Random(SEED)
+    faults = ("flip", "cut", "page", "500", "503", "429", "reset")
+    counts = collections.Counter()
+    for number in range(NUM_SEQUENCES):
+        hub.is_large = rng.random() < 0.5
+        drawn = rng.choices(faults, k=rng.choice((1, 2, 3, 6, 30)))
+        hub.faults = list(drawn)
+        told = f"seed {SEED}, sequence {number}: {drawn}"
+        try:
+            assert assets.hub_file(REPO, FILE).read_bytes() == WEIGHTS, told
+            counts["had"] += 1
+        except DownloadError:
+            counts["given up"] += 1
+        hub.faults = []
+        assert assets.hub_file(REPO, FILE).read_bytes() == WEIGHTS, told
+        for folder in ("cache", "hub"):
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+    print(f"{NUM_SEQUENCES} sequences of faults: {dict(counts)}, 0 wrong files")
+    assert counts["had"]
 
 
 def test_a_file_that_is_not_there_is_named(hub):
