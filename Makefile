@@ -56,7 +56,8 @@ app: demo $(VENV)/app
 	$(BIN)/perception-search app demo/demo.ps --open
 
 test: $(VENV)/test
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest \
+		--numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/test
 	$(BIN)/ruff check .
