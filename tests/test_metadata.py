@@ -126,5 +126,4 @@ def test_conditions_keep_what_python_keeps(made, tmp_path, monkeypatch):
         assert [(hit.path, hit.score) for hit in found] == [
             (hit.path, hit.score) for hit in hits
         ], told
-    assert min(sizes) == 0
-    assert max(sizes) == NUM_PICTURES
+    assert len(set(sizes)) > 10, "the conditions tell something"
