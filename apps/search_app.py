@@ -125,11 +125,13 @@ class Page:
             return cards.message("Drop a picture on the page first.")
         if not 2 <= len(wanted) <= 100:
             return cards.message("Write 2 to 100 labels, with commas between.")
-        encoder: Any = self.collection.encoder_for("vision")
-        self.collection.encoder_for("text")
         try:
+            encoder: Any = self.collection.encoder_for("vision")
+            self.collection.encoder_for("text")
+            if not hasattr(encoder, "classify"):
+                return cards.message("The model of this collection cannot classify.")
             return cards.bars(encoder.classify(dropped.path, wanted))
-        except (PerceptionSearchError, AttributeError) as error:
+        except (ValueError, PerceptionSearchError, OSError) as error:
             return cards.message(sentence(error), kind="error")
 
     def library(self) -> str:

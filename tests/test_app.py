@@ -563,6 +563,25 @@ def test_a_dropped_file_is_enough_to_search_by(folder, modules):
     page.shelf.close()
 
 
+def test_labels_that_cannot_be_judged_are_told_in_a_sentence(folder, modules, monkeypatch):
+    from perception_search.errors import WeightsNotFound
+
+    page = modules[0].Page(Collection.open(folder / "demo.ps"))
+    name, _ = page.shelf.take((folder / "media" / "lion.jpg").read_bytes())
+    assert page.classify(name, "a lion, a cup").index("a lion") > 0
+    page.shelf.dropped(name).path.unlink()
+    assert 'class="ps-message ps-error"' in page.classify(name, "a lion, a cup")
+
+    def missing(_tower):
+        raise WeightsNotFound("/some/path")
+
+    monkeypatch.setattr(page.collection, "encoder_for", missing)
+    assert "not on this machine" in page.classify(name, "a lion, a cup")
+    monkeypatch.setattr(page.collection, "encoder_for", lambda _tower: object())
+    assert "cannot classify" in page.classify(name, "a lion, a cup")
+    page.shelf.close()
+
+
 def test_sentences_for_what_is_empty_or_missing(folder, modules, tmp_path):
     empty = Collection.create(tmp_path / "empty.ps", model="starter")
     page = modules[0].Page(empty)
