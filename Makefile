@@ -104,7 +104,7 @@ scale: $(VENV)/test
 	PERCEPTION_SEARCH_SCALE=full $(BIN)/python -m pytest tests/test_scale.py -s
 
 faults: $(VENV)/test
-	PERCEPTION_SEARCH_FAULTS=long $(BIN)/python -m pytest -s tests/test_power_loss.py tests/test_mutants.py tests/test_full_disk.py tests/test_beside_each_other.py tests/test_golden_collections.py tests/test_mutated_media.py tests/test_names.py tests/test_metadata.py tests/test_faults.py
+	PERCEPTION_SEARCH_FAULTS=long $(BIN)/python -m pytest -s tests/test_power_loss.py tests/test_mutants.py tests/test_full_disk.py tests/test_beside_each_other.py tests/test_golden_collections.py tests/test_mutated_media.py tests/test_file_names.py tests/test_metadata.py tests/test_faults.py
 
 clean:
 	rm -rf $(VENV) $(PARITY) demo build dist
