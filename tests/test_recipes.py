@@ -51,10 +51,14 @@ def recall(folder, queries, monkeypatch, **how):
     searcher = Searcher(folder, "cpu")
     rows = snapshot.rows
     stored = dict(zip(rows.row_id.tolist(), rows.embeddings(np.arange(len(rows))), strict=True))
+    targets = [Target(query) for query in queries]
+    found = searcher.search(snapshot, targets, k=10, **how)
+    for hits, target in zip(found[:3], targets[:3], strict=True):
+        assert searcher.search(snapshot, [target], k=10, **how) == [hits], "as when asked alone"
     shares = []
-    for query in queries:
-        [hits] = searcher.search(snapshot, [Target(query)], k=10, **how)
-        exact = search.search(snapshot, Target(query), k=10, **how)
+    for hits, exact, query in zip(
+        found, search.search_many(snapshot, targets, k=10, **how), queries, strict=True
+    ):
         assert len(hits) == len(exact)
         for hit in hits:
             assert hit.score == pytest.approx(float(stored[hit.row_id] @ query), abs=1e-6)

@@ -5,8 +5,6 @@ file opened, resized, normalised and put through the network by itself, in plain
 """
 
 import json
-import subprocess
-import sys
 
 import av
 import data
@@ -19,18 +17,8 @@ from synthetic import T16, model_state
 from perception_search.encoder import PerceptionEncoder
 from perception_search.snapshot import Snapshot
 
-CLIPS = ["060_dog.mp4", "137_bikes.mp4", "122_test.avi"]
-
-
-def command(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "perception_search", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+NUM_PHOTOS = 12
+CLIPS = ["060_dog.mp4", "122_test.avi"]
 
 
 def reference(tower, pictures):
@@ -62,13 +50,18 @@ def photos():
         with Image.open(path) as image:
             if image.getexif().get(0x0112, 1) == 1:
                 found.append(path)
-        if len(found) == 20:
+        if len(found) == NUM_PHOTOS:
             return found
-    pytest.fail("fewer than 20 photographs")
+    pytest.fail(f"fewer than {NUM_PHOTOS} photographs")
 
 
 @pytest.mark.slow
-def test_the_two_roads_meet(tmp_path, photos):
+def test_the_two_roads_meet(tmp_path, photos, run):
+    def command(*arguments):
+        code, out, err = run(*arguments)
+        assert code == 0, err
+        return out
+
     from safetensors.torch import save_file
 
     weights = tmp_path / "PE-Core-T16-384.safetensors"

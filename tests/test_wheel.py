@@ -14,6 +14,18 @@ from perception_search import cli
 CHECKOUT = Path(__file__).parent.parent
 
 
+HELP_OF_ALL = """
+import sys
+from perception_search import cli
+for name in sys.argv[1:]:
+    sys.argv = ["perception-search", name, "--help"]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        assert not ended.code
+"""
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """A function that runs Python with the installed wheel, far from the checkout."""
@@ -65,10 +77,10 @@ def test_the_wheel_holds_what_is_needed_and_nothing_else(installed):
 def test_every_command_helps_and_recipes_are_found(installed, tmp_path):
     said = installed("-c", "import perception_search; print(perception_search.__file__)")
     assert said.stdout.startswith(str(installed.site))
-    for command in cli.app.registered_commands:
-        name = command.name or command.callback.__name__
-        done = installed("-m", "perception_search", name, "--help")
-        assert done.returncode == 0, done.stderr
+    names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+    done = installed("-c", HELP_OF_ALL, *names)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage: perception-search ") == len(names)
     collection = make(tmp_path / "c.ps", 50)
     done = installed("-m", "perception_search", "index", collection, "--recipe", "hnsw")
     assert done.returncode == 0, done.stderr
