@@ -97,7 +97,7 @@ bench-index: parity-env
 bench-index-1m: INDEX_ARGS = --rows 1000000 --only "ours ivf-pq" "ours rabitq" "ours hnsw" "FAISS HNSW16" "FAISS HNSW32" "autofaiss IVF-PQ"
 bench-index-1m: bench-index
 
-bench-index-small: INDEX_ARGS = --rows 20000 --dim 256 --rounds 3 --only "ours ivf-pq" "FAISS HNSW16" "usearch f16"
+bench-index-small: INDEX_ARGS = --rows 20000 --dim 256 --rounds 1 --only "ours ivf-pq" "FAISS HNSW16" "usearch f16"
 bench-index-small: bench-index
 
 scale: $(VENV)/test

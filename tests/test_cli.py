@@ -16,7 +16,7 @@ import pytest
 from media_folder import colour, picture, write_pictures, write_video
 from PIL import Image
 from stores import make
-from synthetic import T16, model_state
+from synthetic import T16
 
 from perception_search import Collection, cli
 
@@ -24,11 +24,9 @@ MODEL = T16.name
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    from safetensors.torch import save_file
-
+def weights(tmp_path_factory, t16_files):
     folder = tmp_path_factory.mktemp("weights")
-    save_file(model_state(T16), folder / f"{MODEL}.safetensors")
+    os.link(t16_files["safetensors"], folder / f"{MODEL}.safetensors")
     return folder
 
 

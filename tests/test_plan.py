@@ -14,7 +14,7 @@ import pytest
 from fakes import ColourEncoder
 from media_folder import colour, picture, write_pictures, write_video
 from PIL import Image
-from synthetic import T16, model_state
+from synthetic import T16
 
 from perception_search import Collection, counting, machine, media
 from perception_search.counting import count
@@ -232,11 +232,9 @@ def test_blocks_that_were_not_run_take_as_long_as_those_that_were():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
-def test_what_is_timed_computes_as_the_model_does(tmp_path, dtype):
-    from safetensors.torch import save_file
-
-    save_file(model_state(T16), tmp_path / f"{T16.name}.safetensors")
-    real = PerceptionEncoder(T16.name, weights=tmp_path, device="cpu", dtype=dtype)
+def test_what_is_timed_computes_as_the_model_does(t16_files, dtype):
+    weights = t16_files["safetensors"]
+    real = PerceptionEncoder(T16.name, weights=weights, device="cpu", dtype=dtype)
     shallow = machine._ShallowEncoder(real, 2, 3)
     pixels = np.zeros((1, 3, 384, 384), np.uint8)
     assert shallow.encode_frames(pixels).shape == real.encode_frames(pixels).shape

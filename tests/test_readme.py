@@ -38,7 +38,7 @@ def with_small_model(code):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, t16_files):
     """A person's home: pictures, a video, and the weights of one model."""
     from safetensors.torch import save_file
 
@@ -50,8 +50,9 @@ def home(tmp_path_factory):
     (home / "beach.jpg").write_bytes((home / "Pictures" / "beach.jpg").read_bytes())
     (home / "captions.csv").write_text("path,caption\nbeach.jpg,waves near the harbour 2041\n")
     (home / "weights").mkdir()
-    for model in (T16, MODELS["PE-Spatial-T16-512"]):
-        save_file(model_state(model), home / "weights" / f"{model.name}.safetensors")
+    os.link(t16_files["safetensors"], home / "weights" / f"{T16.name}.safetensors")
+    spatial = MODELS["PE-Spatial-T16-512"]
+    save_file(model_state(spatial), home / "weights" / f"{spatial.name}.safetensors")
     make_plm(home / "weights" / "Perception-LM-1B")
     (home / "photo.jpg").write_bytes((home / "beach.jpg").read_bytes())
     from perception_search import Collection

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from synthetic import T16, model_state
+from synthetic import T16
 
 from perception_search.encoder import PerceptionEncoder
 from perception_search.snapshot import Snapshot
@@ -56,16 +56,13 @@ def photos():
 
 
 @pytest.mark.slow
-def test_the_two_roads_meet(tmp_path, photos, run):
+def test_the_two_roads_meet(tmp_path, photos, t16_files, run):
     def command(*arguments):
         code, out, err = run(*arguments)
         assert code == 0, err
         return out
 
-    from safetensors.torch import save_file
-
-    weights = tmp_path / "PE-Core-T16-384.safetensors"
-    save_file(model_state(T16), weights)
+    weights = t16_files["safetensors"]
     clips = [data.folder("clips") / name for name in CLIPS]
     path = tmp_path / "photos.ps"
     command("create", path, "--model", T16.name, "--weights", weights)
