@@ -26,8 +26,10 @@ BIN := $(VENV)/bin
 MODEL ?= starter
 MEDIA ?=
 FAISS := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-PARITY_PIP := $(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check
+# what is never imported need not be compiled
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
+PIP := $(BIN)/python $(PIP_INSTALL)
+PARITY_PIP := $(PARITY)/bin/python $(PIP_INSTALL)
 
 .DEFAULT_GOAL := demo
 .PHONY: demo app test check bench parity parity-env bench-video bench-encode bench-gpu bench-index bench-index-1m bench-index-small scale faults clean

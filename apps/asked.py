@@ -1,7 +1,6 @@
 """What is asked of the page, as its controls, its link and its API have it; searches nothing.
 
-A filter is made of checked values here. No text of the page is ever part of SQL but a folder's
-name, as a quoted string.
+A filter is made of checked values here; no text of the page is ever part of SQL.
 """
 
 import re
@@ -33,10 +32,12 @@ class Asked:
         shorter: at most so many; 0 for any.
         larger: of a file, at least so many megabytes; 0 for any.
         smaller: at most so many; 0 for any.
-        folder: the folder that holds it, and those below; empty for any.
+        folder: the folder that holds it, and those below, as `Shelf.folders` names them; empty for
+            any.
         score: hits below are left out.
         answers: leave out what answers no better than chance.
         captions: look for the words in captions too, and fuse both rankings.
+        rerank: have the best judged once more, where the page can.
         k: hits wanted.
     """
 
@@ -55,6 +56,7 @@ class Asked:
     score: float = -1.0
     answers: bool = False
     captions: bool = False
+    rerank: bool = False
     k: int = NUM_HITS
 
     @staticmethod
@@ -104,9 +106,8 @@ class Asked:
         minus = [quoted or word for quoted, word in _MINUS.findall(self.q)]
         return " ".join(_MINUS.sub(" ", self.q).split()), minus
 
-    @property
-    def where(self) -> str | None:
-        """The filter over the item columns."""
+    def where(self, folder: str = "") -> str | None:
+        """The filter over the item columns; `folder` is the path of the folder that is named."""
         day = "coalesce(taken_at, modified_at)"
         parts = []
         if self.kind in _KIND_OF:
@@ -123,8 +124,8 @@ class Asked:
             parts.append(f"size_bytes >= {int(self.larger * 1_000_000)}")
         if self.smaller:
             parts.append(f"size_bytes <= {int(self.smaller * 1_000_000)}")
-        if self.folder:
-            quoted = self.folder.replace("'", "''")
+        if folder:
+            quoted = folder.replace("'", "''")
             inside = quoted if quoted.endswith("/") else f"{quoted}/"
             parts.append(f"(folder = '{quoted}' OR starts_with(folder, '{inside}'))")
         return " AND ".join(parts) or None

@@ -3,10 +3,12 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from perception_search import Hit
+from perception_search.media import display
 
 from .asked import Asked
 from .shelf import Item
@@ -36,14 +38,15 @@ def grid(hits: Sequence[tuple[Hit, Item]]) -> str:
 
 def card(hit: Hit, item: Item, rank: int) -> str:
     """One hit."""
-    name = html.escape(_shown(item.path.name))
+    name = html.escape(display(item.path.name))
     at = hit.best_seconds or 0.0
     said = {
         "hash": item.content_hash,
         "kind": item.kind,
-        "name": _shown(item.path.name),
+        "name": display(item.path.name),
         "rank": rank,
         "score": round(hit.score, 4),
+        "rerank": None if hit.rerank_score is None else round(hit.rerank_score, 3),
         "relevance": None if hit.relevance is None else round(hit.relevance, 3),
         "start": hit.start_seconds,
         "end": hit.end_seconds,
@@ -81,8 +84,8 @@ def message(text: str, *, kind: str = "note") -> str:
     return f'<p class="ps-message ps-{kind}" role="status">{html.escape(text)}</p>'
 
 
-def summary(asked: Asked, count: int, seconds: float) -> str:
-    """What was found, and where it can be taken."""
+def summary(asked: Asked, count: int, seconds: float, said: str = "") -> str:
+    """What was found, what else is said of it, and where it can be taken."""
     query = asked.link()[1:]
     links = " ".join(
         f'<a href="/export/{name}?{html.escape(query)}" download>{label}</a>'
@@ -94,8 +97,9 @@ def summary(asked: Asked, count: int, seconds: float) -> str:
         )
     )
     found = "1 hit" if count == 1 else f"{count} hits"
+    told = f"{found} in {1000 * seconds:.0f} ms" + (f" · {said}" if said else "")
     return (
-        f'<div class="ps-summary"><span role="status">{found} in {1000 * seconds:.0f} ms</span>'
+        f'<div class="ps-summary"><span role="status">{html.escape(told)}</span>'
         f'<span class="ps-links">{links}</span></div>'
     )
 
@@ -120,6 +124,7 @@ def library(info: Mapping[str, Any], failures: Sequence[Any]) -> str:
         told = ", ".join(f"{share:.1%} by {kind}" for kind, share in recall.items())
         found = f"; finds {told} of the ten best" if told else ""
         searched = f"{index.get('recipe', 'an index')}{found}"
+    folders = [display(Path(root).name or root) for root in info["roots"]]
     facts = {
         "Pictures": f"{info['images']:,}",
         "Videos": f"{info['videos']:,}, {clock(info['video_seconds'])} in all",
@@ -127,7 +132,7 @@ def library(info: Mapping[str, Any], failures: Sequence[Any]) -> str:
         "On disk": size(info["size_bytes"]),
         "Model": info["model"],
         "Search": searched,
-        "Folders": ", ".join(info["roots"]) or "none yet",
+        "Folders": ", ".join(folders) or "none yet",
         "Since": info["created_at"],
     }
     rows = "".join(
@@ -136,7 +141,7 @@ def library(info: Mapping[str, Any], failures: Sequence[Any]) -> str:
     )
     notice = message(info["notice"], kind="notice") if info.get("notice") else ""
     failed = "".join(
-        f"<tr><td>{html.escape(file.outcome)}</td><td>{html.escape(_shown(file.path.name))}</td>"
+        f"<tr><td>{html.escape(file.outcome)}</td><td>{html.escape(display(file.path.name))}</td>"
         f"<td>{html.escape(file.reason or '')}</td></tr>"
         for file in failures[:500]
     )
@@ -149,7 +154,3 @@ def library(info: Mapping[str, Any], failures: Sequence[Any]) -> str:
         else "<p>Every file could be taken in.</p>"
     )
     return f'{notice}<table class="ps-table">{rows}</table>{listed}'
-
-
-def _shown(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()

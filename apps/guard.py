@@ -33,6 +33,7 @@ HEADERS = {
             "img-src 'self' data: blob:",
             "font-src 'self' data:",
             "media-src 'self' blob:",
+            "connect-src 'self'",
             "object-src 'none'",
             "base-uri 'self'",
             "form-action 'self'",
@@ -137,7 +138,8 @@ class Guard:
 
 def _asked(scope: dict[str, Any]) -> str:
     """The token that the address carries; empty without one."""
-    return parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+    query: bytes = scope["query_string"]
+    return parse_qs(query.decode("latin-1")).get("token", [""])[0]
 
 
 async def _whole(receive: Receive) -> bytes:

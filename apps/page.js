@@ -73,7 +73,8 @@
     why.addEventListener("click", () => {
       if (viewer.querySelector("dl")) return;
       const facts = {
-        Rank: hit.rank, Score: `${hit.score} (cosine similarity)`,
+        Rank: hit.rank, "By the index": "…", "By every row": "…",
+        "Second look": hit.rerank === null ? "" : `${hit.rerank} (the judge's own scale)`, Score: `${hit.score} (cosine similarity)`,
         Relevance: hit.relevance === null ? "not asked for: tick the filter" : `${Math.round(100 * hit.relevance)} % of everyday captions find nothing as good`,
         "Best frame": hit.best === null ? "" : `at ${clock(hit.best)}`,
         Caption: hit.caption ?? "", Date: hit.date, Size: [hit.pixels, hit.size].filter(Boolean).join(", "),
@@ -82,6 +83,15 @@
       for (const [name, value] of Object.entries(facts))
         if (value !== "") list.append(make("dt", { textContent: name }), make("dd", { textContent: value }));
       viewer.append(list);
+      const place = (name, value) => {
+        const term = [...list.querySelectorAll("dt")].find((node) => node.textContent === name);
+        if (value === undefined) { term.nextSibling.remove(); term.remove(); return; }
+        term.nextSibling.textContent = value === null ? "below the 600th" : value;
+      };
+      fetch(`/ranks/${hit.hash}${location.search}`).then((answer) => answer.ok ? answer.json() : {}).catch(() => ({})).then((ranks) => {
+        place("By the index", ranks.index);
+        place("By every row", ranks.exact);
+      });
       if (hit.start !== null && hit.end !== null) {
         const strip = make("div", { className: "ps-strip" });
         for (let n = 0; n < 5; n++) {

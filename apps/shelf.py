@@ -1,11 +1,13 @@
 """The items of a collection by content hash, their thumbnails, and what was dropped on the page."""
 
 import hashlib
+import itertools
 import os
 import secrets
 import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ from perception_search import Collection
 from perception_search.decode import MediaReader
 from perception_search.errors import MediaError
 from perception_search.manifest import THUMBNAILS
+from perception_search.media import HEAD_BYTES, display, identify
 
 THUMBNAIL_SIDE = 480
 THUMBNAIL_BYTES = 512 << 20
@@ -51,7 +54,7 @@ class Shelf:
         self._version = -1
         self._by_hash: dict[str, Item] = {}
         self._hash_of: dict[Path, str] = {}
-        self._folders: list[str] = []
+        self._folders: dict[str, str] = {}
         self._readers = [MediaReader(), MediaReader()]
         self._next_reader = 0
         self._thumbnails = collection.path / THUMBNAILS
@@ -73,9 +76,14 @@ class Shelf:
         return None if content_hash is None else self._by_hash.get(content_hash)
 
     def folders(self) -> list[str]:
-        """Every folder that holds items."""
+        """Every folder that holds items, from the folder that was ingested on: `Pictures/2024`."""
         self._refresh()
-        return self._folders
+        return sorted(self._folders)
+
+    def folder(self, name: str) -> str | None:
+        """The path of a folder that `folders` names."""
+        self._refresh()
+        return self._folders.get(name)
 
     def _refresh(self) -> None:
         snapshot = self.collection.snapshot
@@ -106,7 +114,8 @@ class Shelf:
                 by_hash[content_hash] = item
                 hash_of |= dict.fromkeys(paths[content_hash], content_hash)
             self._by_hash, self._hash_of = by_hash, hash_of
-            self._folders = sorted({str(path.parent) for path in hash_of})
+            roots = [Path(root) for root in snapshot.manifest.roots]
+            self._folders = _named({path.parent for path in hash_of}, roots)
             self._version = snapshot.version
 
     # Pictures
@@ -170,8 +179,6 @@ class Shelf:
         Raises:
             MediaError: it is no picture and no video, or cannot be read.
         """
-        from perception_search.media import HEAD_BYTES, identify
-
         found = identify(content[:HEAD_BYTES])
         if found.kind not in ("image", "video"):
             raise MediaError("unsupported", "this is no picture and no video that is known here")
@@ -215,3 +222,20 @@ class Shelf:
             "duration_seconds": item.duration_seconds,
             "size_bytes": item.size_bytes,
         }
+
+
+def _named(folders: Iterable[Path], roots: Sequence[Path]) -> dict[str, str]:
+    """Paths by short names: from the root that holds them on, or the last part alone; a name that
+    is taken has a number.
+    """
+    named: dict[str, str] = {}
+    for folder in sorted(folders):
+        above = [root for root in roots if folder.is_relative_to(root)]
+        outside = max(above, key=lambda root: len(root.parts)).parent if above else folder.parent
+        short = name = display(folder.relative_to(outside).as_posix())
+        for number in itertools.count(2):
+            if name not in named:
+                break
+            name = f"{short} ({number})"
+        named[name] = str(folder)
+    return named

@@ -409,6 +409,7 @@ class Collection:
         whole: bool = False,
         moments: bool = False,
         by: By = "vectors",
+        exact: bool = False,
     ) -> Hits:
         """The `k` items, or moments of videos, that show best what is asked for, best first.
 
@@ -431,6 +432,7 @@ class Collection:
                 shows what is asked for, each time with its own times and score.
             by: `vectors` looks at the pictures. `words` looks for the words in captions, `captions`
                 compares their embeddings, `hybrid` fuses vectors and words; see `caption_search`.
+            exact: score every row, whatever index there is.
 
         Returns:
             Hits; a video's has the times of its best moment.
@@ -442,9 +444,8 @@ class Collection:
         """
         parts = {"texts": texts, "images": images, "videos": videos, "minus": minus}
         how = {"k": k, "condition": where, "min_score": min_score, "relevant": relevant}
-        how |= {"normalised": normalised, "whole": whole, "moments": moments}
-        [hits] = self._found([query], parts, by=by, **how)
-        return hits
+        how |= {"normalised": normalised, "whole": whole, "moments": moments, "exact": exact}
+        return self._found([query], parts, by=by, **how)[0]
 
     def search_many(
         self,
@@ -462,6 +463,7 @@ class Collection:
         whole: bool = False,
         moments: bool = False,
         by: By = "vectors",
+        exact: bool = False,
     ) -> list[Hits]:
         """What `search` finds for each of many queries, in order and faster than one by one.
 
@@ -472,7 +474,7 @@ class Collection:
         """
         parts = {"texts": texts, "images": images, "videos": videos, "minus": minus}
         how = {"k": k, "condition": where, "min_score": min_score, "relevant": relevant}
-        how |= {"normalised": normalised, "whole": whole, "moments": moments}
+        how |= {"normalised": normalised, "whole": whole, "moments": moments, "exact": exact}
         return self._found(queries, parts, by=by, **how)
 
     def prepare_relevance(self, on_progress: "OnProgress | None" = None) -> None:
@@ -486,6 +488,7 @@ class Collection:
         k: int = 10,
         where: str | None = None,
         min_score: float | None = None,
+        exact: bool = False,
     ) -> Hits:
         """The `k` items that look most like one that is in the collection, without itself.
 
@@ -496,6 +499,7 @@ class Collection:
             k: items wanted.
             where: a filter over the item columns.
             min_score: leave out items below this.
+            exact: score every row, whatever index there is.
 
         Raises:
             QueryError: it is not in the collection.
@@ -511,9 +515,8 @@ class Collection:
         mine = np.asarray(snapshot.rows.content_hash.to_pylist(), object) == record.content_hash
         positions = np.flatnonzero(mine & np.isin(snapshot.rows.scope, scopes))
         target = Target(snapshot.rows.embeddings(positions[:1])[0])
-        how = {"k": k, "condition": where, "min_score": min_score}
-        [hits] = self._ranked(snapshot, [target], **how, exclude=record.content_hash)
-        return hits
+        how = {"k": k, "condition": where, "min_score": min_score, "exact": exact}
+        return self._ranked(snapshot, [target], **how, exclude=record.content_hash)[0]
 
     def _found(
         self, queries: Sequence[str | None], parts: Mapping[str, Any], *, by: By, **how: Any
@@ -525,6 +528,7 @@ class Collection:
 
     def _ranked(self, snapshot: Snapshot, targets: Sequence[Target], **how: Any) -> list[Hits]:
         """Search a version; the newest where a file of it was just replaced."""
+        how["use_index"] = False if how.pop("exact") else None
         try:
             return self._searcher.search(snapshot, targets, **how)
         except CollectionDamaged:

@@ -66,14 +66,14 @@ def modules():
 class Server:
     """The page at a port of its own, in a thread of this process."""
 
-    def __init__(self, search_app, folder, token=None):
+    def __init__(self, search_app, folder, token=None, second_look=None):
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
         hosts = frozenset({f"127.0.0.1:{self.port}"}) if token is None else frozenset()
         collection = Collection.open(folder / "demo.ps")
-        app = search_app.make_app(collection, hosts=hosts, token=token)
+        app = search_app.make_app(collection, hosts=hosts, token=token, second_look=second_look)
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
@@ -168,7 +168,7 @@ def test_what_is_found_can_be_taken_away(server, folder):
 def test_a_caption_is_no_formula_in_a_spreadsheet(modules):
     for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"):
         hit = Hit(1, Path("/a.jpg"), "image", -0.5, caption=text)
-        content, _ = modules[0]._as_csv(None, None, [(hit, None)])
+        content, _ = importlib.import_module("apps.routes")._as_csv(None, None, [(hit, None)])
         [row] = csv.DictReader(io.StringIO(content.decode(), newline=""))
         assert row["caption"] == f"'{text}"
         assert float(row["score"]) == -0.5
@@ -215,28 +215,38 @@ def test_words_with_a_minus_are_taken_away(modules):
 
 def test_filters_are_values_and_never_sql(modules, folder):
     collection = Collection.open(folder / "demo.ps")
-    mine = str(folder / "media" / 'it\'s "mine"')
-    asked = modules[1].Asked.of({"folder": mine})
-    assert list(collection.items(asked.where)["name"]) == ["green.png"]
+    page = modules[0].Page(collection)
+    assert page.shelf.folders() == ["media", 'media/it\'s "mine"']
+    mine = page.shelf.folder('media/it\'s "mine"')
+    assert mine == str(folder / "media" / 'it\'s "mine"')
+    assert list(collection.items(modules[1].Asked.of({"folder": "f"}).where(mine))["name"]) == [
+        "green.png"
+    ]
+    asked = modules[1].Asked.of({"q": QUERY, "folder": 'media/it\'s "mine"'})
+    assert [item.path.name for _, item in page.find(asked)] == ["green.png"]
+    with pytest.raises(ValueError, match="is no folder of the collection"):
+        page.find(modules[1].Asked.of({"q": QUERY, "folder": str(folder / "media")}))
     asked = modules[1].Asked.of(
         {"kind": "videos", "longer": 1, "shorter": "900", "after": "2000-01-01", "larger": 0.001}
     )
-    names = set(collection.items(asked.where)["name"])
+    names = set(collection.items(asked.where())["name"])
     assert names <= {"bikes.mp4", "bigbuckbunny.mp4"}
     sizes = collection.items().set_index("name")["size_bytes"]
     asked = modules[1].Asked.of({"smaller": "0.1"})
-    assert set(collection.items(asked.where)["name"]) == set(sizes[sizes <= 100_000].index)
+    assert set(collection.items(asked.where())["name"]) == set(sizes[sizes <= 100_000].index)
     assert 0 < (sizes <= 100_000).sum() < len(sizes)
     for injected in ("') OR 1=1 --", "x' UNION SELECT 1 --", "'; DROP TABLE items; --", "\\'"):
-        assert len(collection.items(modules[1].Asked.of({"folder": injected}).where)) == 0
+        assert len(collection.items(modules[1].Asked.of({"folder": "f"}).where(injected))) == 0
 
 
 def test_every_reply_says_what_a_browser_may_do_with_it(server, folder):
     for path in ("/", f"/thumb/{hash_of(folder, 'lion.jpg')}", "/docs", f"/media/{'0' * 64}"):
         _, headers, _ = server.ask(path)
         named = {name.lower(): value for name, value in headers.items()}
-        assert "default-src 'self'" in named["content-security-policy"], path
-        assert "frame-ancestors 'none'" in named["content-security-policy"]
+        policy = dict(part.split(" ", 1) for part in named["content-security-policy"].split("; "))
+        assert policy["default-src"] == policy["connect-src"] == "'self'", path
+        assert policy["frame-ancestors"] == policy["object-src"] == "'none'"
+        assert not any(where in part for part in policy.values() for where in ("http", "*"))
         assert (named["referrer-policy"], named["x-content-type-options"]) == (
             "no-referrer",
             "nosniff",
@@ -496,6 +506,8 @@ def test_a_video_plays_from_its_moment(tab):
     assert tab.locator("#ps-viewer .ps-marks button.best").count() == 1
     tab.get_by_role("button", name="Why?").click()
     assert str(hit["score"]) in tab.locator("#ps-viewer dl").inner_text()
+    tab.wait_for_function("!document.querySelector('#ps-viewer dl').innerText.includes('…')")
+    assert f"By every row\n{hit['rank']}" in tab.locator("#ps-viewer dl").inner_text()
     tab.keyboard.press("Escape")
     assert not tab.locator("#ps-viewer").is_visible()
 
@@ -563,6 +575,61 @@ def test_a_dropped_file_is_enough_to_search_by(folder, modules):
     page.shelf.close()
 
 
+class Likes:
+    """A judge that likes one file."""
+
+    name = "a judge"
+    first_weight = 0.0
+
+    def __init__(self, liked):
+        self.liked = liked
+
+    def scores(self, query, hits):
+        return [float(hit.path.name == self.liked) for hit in hits]
+
+
+def test_a_second_look_moves_hits_by_choice(folder, modules, browser):
+    second_look = modules[0].SecondLook(Likes("rocket.jpg"), depth=7)
+    page = modules[0].Page(Collection.open(folder / "demo.ps"), second_look)
+    first, *_, last = page.looks(modules[1].Asked(q=QUERY, rerank=True))
+    assert first[1] == "a judge looks again …"
+    assert last[1] == f"a judge judged 7 of {len(first[0])}"
+    assert first[0][0][1].path.name in SAMPLES[:2]
+    assert last[0][0][1].path.name == "rocket.jpg"
+    [(unjudged, said)] = page.looks(modules[1].Asked(q=QUERY))
+    assert (unjudged, said) == (first[0], "")
+    item = last[0][0][1]
+    place = [hit.path for hit, _ in first[0]].index(item.path) + 1
+    assert page.ranks(modules[1].Asked(q=QUERY, rerank=True), item) == {"exact": place}
+    page.collection.index("hnsw")
+    assert page.ranks(modules[1].Asked(q=QUERY), item) == {"index": place, "exact": place}
+    page.collection.index("exact")
+    dropped, _ = page.shelf.take((folder / "media" / "lion.jpg").read_bytes())
+    [(_, said)] = page.looks(modules[1].Asked(drop=dropped, rerank=True))
+    assert "judges by words" in said
+    page.shelf.close()
+
+    server = Server(modules[0], folder, second_look=second_look)
+    hits = json.loads(server.ask("/export/hits.json?q=a+dog&rerank=1")[2])["hits"]
+    assert (Path(hits[0]["path"]).name, hits[0]["rerank_score"]) == ("rocket.jpg", 1)
+    tab = browser.new_page()
+    tab.goto(server.address + "/?q=a+dog")
+    tab.wait_for_selector(".ps-card")
+    assert names(tab)[0] in SAMPLES[:2]
+    tab.get_by_text("Filters", exact=True).click()
+    tab.get_by_label("Second look at the best 7 by a judge").check()
+    tab.wait_for_function("location.search.includes('rerank=1')")
+    assert names(tab)[0] == "rocket.jpg"
+    assert "a judge judged 7 of" in tab.locator("#ps-top").inner_text()
+    tab.locator(".ps-open").first.click()
+    tab.get_by_role("button", name="Why?").click()
+    tab.wait_for_function("!document.querySelector('#ps-viewer dl').innerText.includes('…')")
+    assert f"By every row\n{place}" in tab.locator("#ps-viewer dl").inner_text()
+    assert "1 (the judge's own scale)" in tab.locator("#ps-viewer dl").inner_text()
+    tab.close()
+    server.close()
+
+
 def test_labels_that_cannot_be_judged_are_told_in_a_sentence(folder, modules, monkeypatch):
     from perception_search.errors import WeightsNotFound
 
@@ -586,12 +653,13 @@ def test_sentences_for_what_is_empty_or_missing(folder, modules, tmp_path):
     empty = Collection.create(tmp_path / "empty.ps", model="starter")
     page = modules[0].Page(empty)
     asked = modules[1].Asked
-    assert "empty" in page.shown(asked(q="a dog"))[0]
-    assert "Write what a picture should show" in page.shown(asked())[0]
-    assert "not in the collection" in page.shown(asked(like="0" * 64))[0]
-    assert "drop it again" in page.shown(asked(drop="0" * 32))[0]
+    assert "empty" in next(page.shown(asked(q="a dog")))[0]
+    assert "Write what a picture should show" in next(page.shown(asked()))[0]
+    assert "not in the collection" in next(page.shown(asked(like="0" * 64)))[0]
+    assert "drop it again" in next(page.shown(asked(drop="0" * 32)))[0]
     from perception_search.errors import CollectionLocked, WeightsNotFound
 
-    assert "Another program" in modules[0].sentence(CollectionLocked("/some/path is locked"))
-    assert "PERCEPTION_SEARCH_WEIGHTS" in modules[0].sentence(WeightsNotFound("/some/path"))
+    page_of = importlib.import_module("apps.page")
+    assert "Another program" in page_of.sentence(CollectionLocked("/some/path is locked"))
+    assert "PERCEPTION_SEARCH_WEIGHTS" in page_of.sentence(WeightsNotFound("/some/path"))
     page.shelf.close()

@@ -430,7 +430,7 @@ def has_children(pid):
 
 
 def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path, weights):
-    media = write_pictures(tmp_path / "media", 100)
+    media = write_pictures(tmp_path / "media", 60)
     path = tmp_path / "photos.ps"
     Collection.create(path, model=MODEL, weights=weights)
     command = [sys.executable, "-m", "perception_search", "ingest", str(path), str(media)]
@@ -446,7 +446,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path, weights):
     deadline = time.monotonic() + 60
     while not has_children(child.pid) and time.monotonic() < deadline:
         time.sleep(0.1)  # until its decoding processes run
-    time.sleep(2)
+    time.sleep(1)
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to the workers too
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
@@ -455,7 +455,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path, weights):
     assert out == ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert Collection.open(path).info()["images"] == 100
+    assert Collection.open(path).info()["images"] == 60
 
 
 def test_a_repeated_query_needs_no_network_of_neurons(made, weights):

@@ -118,13 +118,13 @@ def test_captions_find_their_video(tmp_path):
     folder = data.folder("clips")
     collection = tmp_path / "clips.ps"
     command("create", collection, "--model", "starter")
-    command("ingest", collection, folder)
-    captions = json.loads((folder / "captions.json").read_text())
+    captions = json.loads((folder / "captions.json").read_text())[::2]
+    command("ingest", collection, *(folder / clip["file"] for clip in captions))
     found = ranks(collection, 5, [(clip["caption"], clip["file"]) for clip in captions])
     share = sum(rank is not None for rank in found) / len(found)
     first = sum(rank == 1 for rank in found) / len(found)
     print(f"clips: first {100 * first:.1f} %, in the first five {100 * share:.1f} %")
-    assert share >= 0.75
+    assert share >= 0.85
 
 
 @pytest.mark.slow

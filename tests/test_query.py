@@ -7,7 +7,7 @@ from media_folder import colour, write_video
 from PIL import Image
 from stores import unit
 
-from perception_search import Collection
+from perception_search import Collection, index, search
 from perception_search.errors import MediaError, QueryError
 from perception_search.query import mix, weigh
 
@@ -64,6 +64,22 @@ def test_weights_decide_between_parts(photos):
 def test_what_is_taken_away_falls_back(photos):
     assert first(photos.search(texts=["red", (0.9, "blue")])) == "red"
     assert first(photos.search(texts=["red", (0.9, "blue")], minus=["red"])) == "blue"
+
+
+def test_exactly_means_without_the_index(photos, monkeypatch):
+    found = photos.search("red"), photos.similar(photos.search("red")[0].path)
+    photos.index("hnsw")
+    monkeypatch.setattr(search, "SCAN_IF_FEWER_ROWS", 0)
+
+    def asked(*_args, **_how):
+        raise AssertionError("the index was asked")
+
+    monkeypatch.setattr(index.Index, "search", asked)
+    with pytest.raises(AssertionError, match="was asked"):
+        photos.search("red")
+    path = found[0][0].path
+    assert (photos.search("red", exact=True), photos.similar(path, exact=True)) == found
+    assert photos.search_many(["red"], exact=True) == [found[0]]
 
 
 def test_hits_become_a_table(photos):

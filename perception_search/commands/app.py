@@ -11,6 +11,15 @@ import typer
 
 import perception_search
 from perception_search.commands.common import Device, Dtype, Folder, Weights, app, open_collection
+from perception_search.commands.language import PLM, AcceptLicense
+from perception_search.commands.reranking import (
+    Budget,
+    Detail,
+    Rerank,
+    RerankerName,
+    RerankerWeights,
+    prepared,
+)
 from perception_search.errors import MissingExtra
 from perception_search.show import say
 
@@ -26,14 +35,35 @@ def search_page(
     weights: Weights = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    rerank: Rerank = None,
+    rerank_budget: Budget = None,
+    reranker: RerankerName = PLM,
+    reranker_weights: RerankerWeights = None,
+    rerank_detail: Detail = "low",
+    accept_license: AcceptLicense = False,
 ) -> None:
     """Open a page to search the collection, on this machine alone.
 
     \b
     perception-search app photos.ps --open
     perception-search app photos.ps --host 0.0.0.0 --port 8080
+    perception-search app photos.ps --rerank 20 --reranker PE-Core-G14-448
+
+    With --rerank the page offers a second look at that many of the best hits.
     """
     search_app = _imported()
+    judge = prepared(
+        path,
+        depth=rerank,
+        budget=rerank_budget,
+        name=reranker,
+        detail=rerank_detail,
+        accept_license=accept_license,
+        weights=reranker_weights,
+        device=device,
+        dtype=dtype,
+    )
+    second_look = judge and search_app.SecondLook(judge.reranker, judge.depth, judge.budget_seconds)
     collection = open_collection(path, weights=weights, device=device, dtype=dtype)
 
     def ready(address: str) -> None:
@@ -41,7 +71,7 @@ def search_page(
         if open_page:
             webbrowser.open(address)
 
-    search_app.serve(collection, host=host, port=port, on_ready=ready)
+    search_app.serve(collection, host=host, port=port, on_ready=ready, second_look=second_look)
 
 
 def _imported() -> Any:

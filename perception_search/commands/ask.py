@@ -12,6 +12,7 @@ from perception_search.commands.common import (
     AsJson,
     Device,
     Dtype,
+    Exact,
     FalseAlarms,
     FilesOnly,
     Folder,
@@ -69,6 +70,7 @@ def search(
     relevant: Relevant = False,
     false_alarms: FalseAlarms = None,
     normalised: Normalised = False,
+    exact: Exact = False,
     whole: Annotated[
         bool, typer.Option("--whole", help="Rank videos as wholes, not by their best segment.")
     ] = False,
@@ -149,6 +151,7 @@ def search(
         "whole": whole,
         "moments": moments,
         "by": "hybrid" if hybrid else by,
+        "exact": exact,
     }
     if rate is not None or normalised:
         with steps() as show:
@@ -195,6 +198,7 @@ def similar(
     k: NumHits = 10,
     where: Where = None,
     min_score: MinScore = None,
+    exact: Exact = False,
     files_only: FilesOnly = False,
     as_json: AsJson = False,
 ) -> None:
@@ -203,7 +207,8 @@ def similar(
     \b
     perception-search similar photos.ps ~/Pictures/beach.jpg -k 5
     """
-    hits = open_collection(path).similar(item, k=k, where=where, min_score=min_score)
+    how: dict[str, Any] = {"k": k, "where": where, "min_score": min_score, "exact": exact}
+    hits = open_collection(path).similar(item, **how)
     print_hits(hits, as_json=as_json, files_only=files_only)
 
 

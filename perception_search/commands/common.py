@@ -49,6 +49,7 @@ Where = Annotated[
 ]
 NumHits = Annotated[int, typer.Option("-k", min=1, help="How many items to find.")]
 MinScore = Annotated[float | None, typer.Option(help="Leave out items that score below this.")]
+Exact = Annotated[bool, typer.Option("--exact", help="Score every row, whatever index there is.")]
 Relevant = Annotated[
     bool,
     typer.Option(
