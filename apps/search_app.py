@@ -6,7 +6,9 @@ Pictures and videos come by content hash through routes of ours, so that nothing
 can be named; uploads too, so that Gradio's own stay closed (see `guard`).
 """
 
+import contextlib
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -310,5 +312,13 @@ def serve(
     app = make_app(collection, hosts=hosts, token=token, second_look=second_look)
     shown = f"[{host}]" if ":" in host else host
     on_ready(f"http://{shown}:{port}/" + (f"?token={token}" if token else ""))
+    threading.Thread(target=_load_text_tower, args=[collection], daemon=True).start()
     config = uvicorn.Config(app, log_level="warning", access_log=False)
     uvicorn.Server(config).run([listener])
+
+
+def _load_text_tower(collection: Collection) -> None:
+    """Now, not at the first search, which says it where something is wrong."""
+    with contextlib.suppress(PerceptionSearchError, ValueError, OSError):
+        encoder: Any = collection.encoder_for("text")
+        encoder.encode_text(["something"])

@@ -1,5 +1,6 @@
 """A collection's own encoder: loaded when it is needed, refused where it is another's."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,7 @@ class OwnEncoder:
     dtype: str = "auto"
     long_texts: "LongTexts" = "cut"
     _is_loaded: bool = field(default=False, init=False)
+    _loading: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def for_tower(self, tower: str, described: Mapping[str, Any]) -> Encoder:
         """The encoder, after what `tower` needs of it was compared with the collection.
@@ -60,6 +62,25 @@ class OwnEncoder:
             QueryError: the collection was made without a text tower.
         """
         ours = Identity(**described["identity"])
+        with self._loading:  # threads that ask at once share one
+            encoder = self._loaded(ours, described)
+        if tower == "text" and not ours.text_sha256:
+            raise QueryError(
+                f"{self.path} was made with weights that have no text tower, so it is searched by "
+                "pictures; for words create it again with a projection file that has one."
+            )
+        theirs = encoder.identity
+        for name in _COMPARED[tower]:
+            stored, offered = getattr(ours, name), getattr(theirs, name)
+            if stored != offered:
+                raise CollectionMismatch(
+                    f"{self.path} holds {ours.model} rows (dim {ours.dim}) with {name} {stored}; "
+                    f"opened with {theirs.model} (dim {theirs.dim}) and {name} {offered}. "
+                    f"Open it with what made it, or create another collection."
+                )
+        return encoder
+
+    def _loaded(self, ours: Identity, described: Mapping[str, Any]) -> Encoder:
         if self.encoder is None or self._is_outdated(ours):
             if self.encoder is not None:
                 self.weights = self.projection = None  # they were the other model's
@@ -73,20 +94,6 @@ class OwnEncoder:
                 pooling="raw-frames" if ours.pools_raw_frames else "unit-frames",
                 long_texts=self.long_texts,
             )
-        if tower == "text" and not ours.text_sha256:
-            raise QueryError(
-                f"{self.path} was made with weights that have no text tower, so it is searched by "
-                "pictures; for words create it again with a projection file that has one."
-            )
-        theirs = self.encoder.identity
-        for name in _COMPARED[tower]:
-            stored, offered = getattr(ours, name), getattr(theirs, name)
-            if stored != offered:
-                raise CollectionMismatch(
-                    f"{self.path} holds {ours.model} rows (dim {ours.dim}) with {name} {stored}; "
-                    f"opened with {theirs.model} (dim {theirs.dim}) and {name} {offered}. "
-                    f"Open it with what made it, or create another collection."
-                )
         return self.encoder
 
     def for_queries(self, snapshot: Snapshot) -> QueryEncoder:

@@ -1,5 +1,8 @@
 """The parts of a query: their weights, and the one vector they make."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from fakes import ColourEncoder
@@ -7,7 +10,7 @@ from media_folder import colour, write_video
 from PIL import Image
 from stores import unit
 
-from perception_search import Collection, index, search
+from perception_search import Collection, index, own_encoder, search
 from perception_search.errors import MediaError, QueryError
 from perception_search.query import mix, weigh
 
@@ -64,6 +67,24 @@ def test_weights_decide_between_parts(photos):
 def test_what_is_taken_away_falls_back(photos):
     assert first(photos.search(texts=["red", (0.9, "blue")])) == "red"
     assert first(photos.search(texts=["red", (0.9, "blue")], minus=["red"])) == "blue"
+
+
+def test_threads_that_ask_at_once_load_one_encoder(tmp_path, monkeypatch):
+    loaded = []
+
+    def load(*_args, **_how):
+        time.sleep(0.05)
+        loaded.append(ColourEncoder())
+        return loaded[-1]
+
+    path = tmp_path / "photos.ps"
+    Collection.create(path, encoder=ColourEncoder())
+    monkeypatch.setattr(own_encoder, "load_encoder", load)
+    photos = Collection.open(path)
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: photos.encoder_for("text"), range(8)))
+    assert found == set(loaded)
+    assert len(loaded) == 1
 
 
 def test_exactly_means_without_the_index(photos, monkeypatch):
