@@ -1,5 +1,6 @@
 """The items of a collection by content hash, their thumbnails, and what was dropped on the page."""
 
+import functools
 import hashlib
 import itertools
 import os
@@ -12,16 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow.compute as pc
+
 from perception_search import Collection
 from perception_search.decode import MediaReader
 from perception_search.errors import MediaError
 from perception_search.manifest import THUMBNAILS
 from perception_search.media import HEAD_BYTES, display, identify
+from perception_search.snapshot import Snapshot
 
 THUMBNAIL_SIDE = 480
 THUMBNAIL_BYTES = 512 << 20
 DROP_BYTES = 100 << 20
 MOST_DROPPED = 64
+_SHOWN = (
+    "content_hash",
+    "kind",
+    "taken_at",
+    "modified_at",
+    "duration_seconds",
+    "size_bytes",
+    "width",
+    "height",
+)
 
 
 @dataclass(frozen=True)
@@ -51,10 +65,7 @@ class Shelf:
     def __init__(self, collection: Collection) -> None:
         self.collection = collection
         self._lock = threading.Lock()
-        self._version = -1
-        self._by_hash: dict[str, Item] = {}
-        self._hash_of: dict[Path, str] = {}
-        self._folders: dict[str, str] = {}
+        self._view: _View | None = None
         self._readers = [MediaReader(), MediaReader()]
         self._next_reader = 0
         self._thumbnails = collection.path / THUMBNAILS
@@ -66,57 +77,27 @@ class Shelf:
 
     def item(self, content_hash: str) -> Item | None:
         """The item, where it is in the collection now."""
-        self._refresh()
-        return self._by_hash.get(content_hash)
+        return self._newest().item(content_hash)
 
     def item_at(self, path: Path) -> Item | None:
         """The item that a path of the collection holds."""
-        self._refresh()
-        content_hash = self._hash_of.get(path)
-        return None if content_hash is None else self._by_hash.get(content_hash)
+        view = self._newest()
+        return view.item(view.hash_of.get(os.fsencode(path), ""))
 
     def folders(self) -> list[str]:
         """Every folder that holds items, from the folder that was ingested on: `Pictures/2024`."""
-        self._refresh()
-        return sorted(self._folders)
+        return sorted(self._newest().folders)
 
     def folder(self, name: str) -> str | None:
         """The path of a folder that `folders` names."""
-        self._refresh()
-        return self._folders.get(name)
+        return self._newest().folders.get(name)
 
-    def _refresh(self) -> None:
+    def _newest(self) -> "_View":
         snapshot = self.collection.snapshot
-        if snapshot.version == self._version:
-            return
         with self._lock:
-            if snapshot.version == self._version:
-                return
-            by_hash: dict[str, Item] = {}
-            hash_of: dict[Path, str] = {}
-            names = ("content_hash", "kind", "taken_at", "modified_at", "duration_seconds")
-            sizes = ("size_bytes", "width", "height")
-            items = snapshot.live_items.select([*names, *sizes]).to_pylist()
-            paths = snapshot.live_paths
-            for said in items:
-                content_hash = said["content_hash"]
-                when = said["taken_at"] or said["modified_at"]
-                item = Item(
-                    content_hash,
-                    paths[content_hash][0],
-                    said["kind"],
-                    f"{when:%Y-%m-%d}" if when else "",
-                    said["duration_seconds"],
-                    said["size_bytes"] or 0,
-                    said["width"],
-                    said["height"],
-                )
-                by_hash[content_hash] = item
-                hash_of |= dict.fromkeys(paths[content_hash], content_hash)
-            self._by_hash, self._hash_of = by_hash, hash_of
-            roots = [Path(root) for root in snapshot.manifest.roots]
-            self._folders = _named({path.parent for path in hash_of}, roots)
-            self._version = snapshot.version
+            if self._view is None or self._view.snapshot.version != snapshot.version:
+                self._view = _View(snapshot)
+            return self._view
 
     # Pictures
 
@@ -222,6 +203,43 @@ class Shelf:
             "duration_seconds": item.duration_seconds,
             "size_bytes": item.size_bytes,
         }
+
+
+class _View:
+    """The items of one version: what is where at once, an item when it is asked for."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._items = snapshot.live_items.select(_SHOWN)
+        hashes = self._items["content_hash"].to_pylist()
+        self._place = {content_hash: place for place, content_hash in enumerate(hashes)}
+        live = snapshot.paths.filter(pc.equal(snapshot.paths["outcome"], "ingested"))
+        pairs = list(zip(live["path"].to_pylist(), live["content_hash"].to_pylist(), strict=True))
+        self.hash_of: dict[bytes, str] = dict(pairs)
+        self._first = {content_hash: path for path, content_hash in reversed(pairs)}
+
+    def item(self, content_hash: str) -> Item | None:
+        place = self._place.get(content_hash)
+        if place is None:
+            return None
+        [said] = self._items.slice(place, 1).to_pylist()
+        when = said["taken_at"] or said["modified_at"]
+        return Item(
+            content_hash,
+            Path(os.fsdecode(self._first[content_hash])),
+            said["kind"],
+            f"{when:%Y-%m-%d}" if when else "",
+            said["duration_seconds"],
+            said["size_bytes"] or 0,
+            said["width"],
+            said["height"],
+        )
+
+    @functools.cached_property
+    def folders(self) -> dict[str, str]:
+        roots = [Path(root) for root in self.snapshot.manifest.roots]
+        names = set(map(os.path.dirname, self.hash_of))
+        return _named({Path(os.fsdecode(name)) for name in names}, roots)
 
 
 def _named(folders: Iterable[Path], roots: Sequence[Path]) -> dict[str, str]:
