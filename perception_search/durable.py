@@ -8,6 +8,7 @@ before every operation that power loss or a kill can fall between.
 import contextlib
 import hashlib
 import os
+import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -124,7 +125,11 @@ def remove(path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Delete what interrupted writes left in `folder`; only the one writer may call this."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        remove(path)
+        if path.is_dir() and not path.is_symlink():  # a collection that was being made
+            with writing(folder):
+                shutil.rmtree(path)
+        else:
+            remove(path)
 
 
 def sha256_of(path: Path) -> str:

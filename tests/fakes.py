@@ -77,3 +77,12 @@ class ColourEncoder:
         }
         chosen = [colour[word] for word in text.split() if word in colour] or [(0.5, 0.5, 0.5)]
         return np.repeat(np.mean(chosen, axis=0), 16)
+
+
+class OtherEncoder(ColourEncoder):
+    """Another model, by default of another dimension."""
+
+    def __init__(self, dim=32, seed=9):
+        super().__init__(dim, seed=seed)
+        ours = self._identity
+        self._identity = Identity("others", *list(ours.as_dict().values())[1:])

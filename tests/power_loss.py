@@ -9,15 +9,16 @@ import contextlib
 import os
 import random
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 from stores import DIM, caption, description, item, row, unit
 
-from perception_search import manifest, purge, verify
+from perception_search import manifest, purge, reembed, verify
+from perception_search.encoder import Encoder
 from perception_search.errors import PerceptionSearchError
 from perception_search.snapshot import PathRecord, Snapshot
 from perception_search.writer import Grid, Writer, create_folder
@@ -46,6 +47,7 @@ class Log:
         events: `name` events say (folder, change, name, node, other name), `sync` what a file held,
             `sync_folder` which folder, `acknowledged` which items were reported by then, as stored
             and as removed.
+        start: how many of them only say what was there before.
     """
 
     def __init__(self, root: Path) -> None:
@@ -55,6 +57,18 @@ class Log:
         self._folders = {_ROOT}
         self._last: dict[int, bytes] = {}
         self._count = 0
+        self._begin_with_what_is_there(root)
+        self.start = len(self.events)
+
+    def _begin_with_what_is_there(self, root: Path) -> None:
+        """Nothing of that can be lost but by what is recorded."""
+        for path in sorted(root.rglob("*")):
+            node = self._new(path)
+            if path.is_dir():
+                self._folders.add(node)
+            else:
+                self.events.append(("sync", node, path.read_bytes()))
+        self.events += [("sync_folder", node) for node in sorted(self._folders)]
 
     def acknowledge(self, items: Iterable[int], removed: Iterable[int] = ()) -> None:
         """What was reported as safe, and as gone."""
@@ -138,7 +152,7 @@ class Log:
                 self._last[node] = self._places[node].read_bytes()
         return self._last.get(node, b"")
 
-    def acknowledged(self, point: int) -> Acknowledged | None:
+    def acknowledged(self, point: int) -> Any:
         """What was reported before the operation `point`; None where not even the collection."""
         said = [event[1] for event in self.events[:point] if event[0] == "acknowledged"]
         return said[-1] if said else None
@@ -273,6 +287,27 @@ def record_purge(root: Path) -> Log:
     return log
 
 
+def record_move(root: Path, encoder: Encoder) -> Log:
+    """The collection of `root` moves to another model."""
+    log = Log(root)
+    with log.recording():
+        reembed.reembed(root / COLLECTION, encoder)
+        log.events.append(("acknowledged", "moved"))
+    return log
+
+
+def embeddings(path: Path) -> tuple[str, dict[str, list[bytes]]]:
+    """The model of a collection, and what is stored of each of its items."""
+    snapshot = Snapshot.open(path)
+    stored: dict[str, list[bytes]] = {name: [] for name in snapshot.live_paths}
+    hashes = snapshot.rows.content_hash.to_pylist()
+    for position in snapshot.searchable.tolist():
+        embedding = snapshot.rows.embeddings(np.array([position]))
+        stored[hashes[position]].append(embedding.tobytes())
+    model = snapshot.manifest.collection["identity"]["model"]
+    return model, {name: sorted(rows) for name, rows in stored.items()}
+
+
 def _add(writer: Writer, number: int) -> None:
     """All that belongs to one item."""
     grid = Grid(unit(number)[None], np.ones(1), np.zeros(1))
@@ -293,10 +328,7 @@ def check(root: Path, acknowledged: Acknowledged | None, started: int = 7) -> No
         assert not known & acknowledged.removed, "a removed row is back"
     assert known <= frozenset(range(started)), "a row that nobody wrote"
     with Writer(path) as writer:
-        writer.add_item(item(_NEXT), [row(_NEXT)])
-        writer.add_captions(f"{_NEXT:064x}", [caption(f"picture {_NEXT}")])
-        record = PathRecord(1, 2, 3, f"{_NEXT:064x}", "ingested")
-        writer.add_path(Path(f"/photos/{_NEXT}.jpg"), record)
+        _add(writer, _NEXT)
         writer.commit()
     assert sound(path) == known | {_NEXT}
     newest = manifest.read(path)
@@ -333,15 +365,13 @@ def sound(path: Path) -> frozenset[int]:
     assert {name: [c.text for c in some] for name, some in said.items()} == {
         f"{n:064x}": [f"picture {n}"] for n in numbers
     }, "a caption is another"
-    for number in set(numbers) - {_NEXT}:
+    for number in numbers:
         grid = snapshot.grids.of(f"{number:064x}")
         assert np.array_equal(grid.embeddings[0], unit(number).astype(np.float16))
     return frozenset(numbers)
 
 
-def states(
-    log: Log, seed: int, count: int
-) -> Iterator[tuple[str, dict[Path, bytes | None], Acknowledged | None]]:
+def states(log: Log, seed: int, count: int) -> Iterator[tuple[str, dict[Path, bytes | None], Any]]:
     """Different states after a power cut, `count` or some more: at every operation the two
     extremes, then as many that are drawn. Each with where it is from and what was acknowledged.
     """
@@ -353,7 +383,7 @@ def states(
         rounds += 1
         if rounds > 10 + count:
             raise RuntimeError(f"there are not {count} different states")
-        for point in range(len(log.events) + 1):
+        for point in range(log.start, len(log.events) + 1):
             for how in hows:
                 state = log.state(point, Choice(how, rng))
                 acknowledged = log.acknowledged(point)
@@ -363,7 +393,13 @@ def states(
                     yield f"{how} before operation {point}", state, acknowledged
 
 
-def replay(folder: Path, log: Log, seed: int, count: int) -> Iterator[str]:
+def replay(
+    folder: Path,
+    log: Log,
+    seed: int,
+    count: int,
+    check: Callable[[Path, Any], None] = check,
+) -> Iterator[str]:
     """One sentence a state that was tried: what is wrong with it, or nothing."""
     for origin, state, acknowledged in states(log, seed, count):
         place = folder / "state"

@@ -8,8 +8,22 @@ import random
 
 import numpy as np
 import pytest
-from power_loss import PURGED, Choice, record, record_purge, replay
+from fakes import ColourEncoder, OtherEncoder
+from media_folder import write_pictures
+from power_loss import (
+    COLLECTION,
+    PURGED,
+    Choice,
+    embeddings,
+    record,
+    record_move,
+    record_purge,
+    replay,
+)
 from stores import unit
+
+from perception_search import Collection, reembed
+from perception_search.verify import verify
 
 LONG = os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long"
 SEED = int(os.environ.get("PERCEPTION_SEARCH_SEED", random.randrange(1 << 32)))
@@ -45,3 +59,34 @@ def test_after_a_power_cut_in_a_purge_nothing_else_is_lost_and_nothing_comes_bac
         state = log.state(len(log.events), Choice(how, random.Random(SEED)))
         assert state
         assert not [place for place, content in state.items() if secret in (content or b"")], how
+
+
+@pytest.mark.timeout(3600 if LONG else 300)
+def test_after_a_power_cut_in_a_move_to_another_model_one_of_both_is_whole(tmp_path):
+    print(f"PERCEPTION_SEARCH_SEED={SEED}")
+    media = write_pictures(tmp_path / "media", 6)
+    root = tmp_path / "root"
+    path = root / COLLECTION
+    Collection.create(path, encoder=ColourEncoder()).ingest(media)
+    whole = dict([embeddings(path)])
+    log = record_move(root, OtherEncoder())
+    whole |= dict([embeddings(path)])
+    assert whole.keys() == {"colours", "others"}
+    num_checked = 0
+
+    def check(place, said):
+        nonlocal num_checked
+        model, found = embeddings(place / COLLECTION)
+        assert found == whole[model], "a row is lost, or another model's"
+        assert said is None or model == "others", "the move was reported, and is undone"
+        num_checked += 1
+        if model == "colours" and num_checked % 16 == 0:  # it is opened, decoded, embedded anew
+            reembed.reembed(place / COLLECTION, OtherEncoder())
+            assert embeddings(place / COLLECTION) == ("others", whole["others"])
+            assert verify(place / COLLECTION) == []
+            assert not list(place.rglob(".tmp-*")), "what an interrupted write left is swept"
+
+    found = list(replay(tmp_path / "replay", log, SEED, NUM_STATES, check))
+    bad = [sentence for sentence in found if sentence]
+    assert bad == [], f"seed {SEED}: {len(bad)} of {len(found)} states"
+    print(f"{len(found)} states after a power cut in a move, {len(log.events)} operations, 0 bad")

@@ -7,12 +7,11 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import ColourEncoder
+from fakes import ColourEncoder, OtherEncoder
 from media_folder import write_pictures, write_videos
 from stops import stopping_after
 
 from perception_search import Collection, Segmentation, current_index, index, own_encoder
-from perception_search.encoder.protocol import Identity
 from perception_search.errors import CollectionError
 from perception_search.reembed import FOLDER
 from perception_search.reembed import reembed as move
@@ -22,15 +21,6 @@ from perception_search.writer import Writer
 
 EVERY = os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long"
 """Stop at every durable operation, not at every twenty-ninth."""
-
-
-class OtherEncoder(ColourEncoder):
-    """Another model, by default of another dimension."""
-
-    def __init__(self, dim=32, seed=9):
-        super().__init__(dim, seed=seed)
-        ours = self._identity
-        self._identity = Identity("others", *list(ours.as_dict().values())[1:])
 
 
 @pytest.fixture
