@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-MODULES = ("durable", "manifest", "writer", "snapshot", "verify")
+MODULES = ("durable", "manifest", "writer", "snapshot", "verify", "purge")
 _SYNCS = ("_sync", "fsync", "sync_folder")
 _CHECKSUMS = ("sha256", "sha256_of", "_sealed", "_holds")
 

@@ -10,7 +10,7 @@ import random
 import numpy as np
 import pytest
 from mutants import MODULES, mutants
-from power_loss import COLLECTION, record, replay, sound
+from power_loss import COLLECTION, record, record_purge, replay, sound, still_purged
 
 from perception_search import index
 from perception_search.errors import PerceptionSearchError
@@ -51,15 +51,19 @@ def flips(path, seed):
         victim.write_bytes(whole)
 
 
-def first_wrong(folder, change):
+def first_wrong(folder, mutant):
     """The first thing that goes wrong, as a sentence; empty where nothing does."""
     root = folder / "root"
     root.mkdir()
     try:
+        if mutant.module == "purge":
+            log = record_purge(root)
+            cut = (sentence for sentence in replay(folder / "replay", log, SEED, 200) if sentence)
+            return next(itertools.chain(still_purged(log, SEED), cut), "")
         log = record(root)
         cut = (sentence for sentence in replay(folder / "replay", log, SEED, 200) if sentence)
         flipped = flips(root / COLLECTION, SEED)
-        likely = [flipped, cut] if "compared" in change else [cut, flipped]
+        likely = [flipped, cut] if "compared" in mutant.change else [cut, flipped]
         return next(itertools.chain(*likely), "")
     except (AssertionError, PerceptionSearchError, OSError, ValueError) as error:
         return repr(error)
@@ -82,6 +86,6 @@ def test_every_module_with_safeguards_is_looked_at():
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.module} {mutant.change}")
 def test_no_safeguard_can_be_left_out(mutant, tmp_path):
     with mutant.in_place():
-        wrong = first_wrong(tmp_path, mutant.change)
+        wrong = first_wrong(tmp_path, mutant)
     assert wrong, f"seed {SEED}: nothing shows that this is missing"
     print(f"{mutant.module} {mutant.change}: {wrong}")
