@@ -16,6 +16,38 @@
     return node;
   };
 
+  // Asking: what the controls hold goes to /hits, and what comes back is given to Gradio
+
+  let newest = null;
+  window.psAsk = (names, values, how) => {
+    const said = Object.fromEntries(names.map((name, place) => [name, values[place]]));
+    Object.assign(said, "like" in how ? { like: how.like, k: how.k } : {});
+    if (how.more) said.k = Math.min(how.most, Number(said.k) + how.more);
+    const query = new URLSearchParams();
+    for (const [name, value] of Object.entries(said))
+      if (value !== null && value !== undefined && value !== "") query.set(name, typeof value === "boolean" ? Number(value) : value);
+    const out = document.getElementById("ps-out");
+    out?.setAttribute("aria-busy", "true");
+    const mine = newest = (async () => {
+      let found;
+      try {
+        const answer = await fetch(`/hits?${query}`);
+        const text = await answer.text();
+        found = answer.ok ? JSON.parse(text) : { problem: text };
+        if (found.problem) try { found.problem = JSON.parse(found.problem).detail; } catch {}
+      } catch { found = { problem: "The page's program does not answer. Start it again, then search again." }; }
+      if (mine !== newest) return newest; // asked for something else meanwhile
+      out?.removeAttribute("aria-busy");
+      if (found.problem) {
+        const told = make("p", { className: "ps-message ps-error", textContent: found.problem });
+        return [told.outerHTML, "", "", said.like, said.k, ""];
+      }
+      if (found.link) history.replaceState(null, "", found.link);
+      return [found.out, found.top, found.link, said.like, said.k, said.rerank ? `${Date.now()}` : ""];
+    })();
+    return mine;
+  };
+
   // The viewer
 
   let viewer = null, cards = [], at = 0;

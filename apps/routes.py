@@ -15,10 +15,14 @@ from perception_search.decode import MediaReader
 from perception_search.errors import MediaError
 from perception_search.page import render
 
+from . import cards
 from .asked import Asked
 from .guard import DROP
 from .page import Found, Page, sentence
 from .shelf import DROP_BYTES, Item
+
+SEARCHES_AT_ONCE = 4
+MOST_WAITING = 200
 
 
 def add_routes(app: FastAPI, page: Page) -> None:
@@ -31,6 +35,16 @@ def add_routes(app: FastAPI, page: Page) -> None:
         if item is None:
             raise HTTPException(404, "There is no such item here.")
         return item
+
+    turns = anyio.CapacityLimiter(SEARCHES_AT_ONCE)
+
+    @app.get("/hits")
+    async def hits(request: Request) -> dict[str, str]:
+        if turns.statistics().tasks_waiting >= MOST_WAITING:
+            raise HTTPException(503, "Too many people search just now; try again.")
+        said = dict(request.query_params)
+        out, top, link = await anyio.to_thread.run_sync(first_look, page, said, limiter=turns)
+        return {"out": out, "top": top, "link": link}
 
     @app.get("/thumb/{content_hash}")
     def thumb(content_hash: str, t: float = 0.0) -> Response:
@@ -97,6 +111,15 @@ def add_routes(app: FastAPI, page: Page) -> None:
         content, kind = _EXPORTS[name](page, asked, found)
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(content, media_type=kind, headers=headers)
+
+
+def first_look(page: Page, said: dict[str, Any]) -> tuple[str, str, str]:
+    """The hits at once, as `Page.shown` has them, or the sentence that says what is wrong."""
+    try:
+        asked = Asked.of(said)
+    except ValueError as error:
+        return cards.message(sentence(error), kind="error"), "", ""
+    return next(page.shown(asked))
 
 
 def _media_type(item: Item) -> str:

@@ -7,6 +7,7 @@ can be named; uploads too, so that Gradio's own stay closed (see `guard`).
 """
 
 import contextlib
+import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -23,13 +24,11 @@ from . import cards
 from .asked import KINDS, MOST_HITS, NUM_HITS, Asked
 from .guard import DROP, Guard
 from .page import WELCOME, Page, SecondLook, sentence
-from .routes import add_routes
+from .routes import MOST_WAITING, SEARCHES_AT_ONCE, add_routes, first_look
 from .shelf import DROP_BYTES, Item
 
 HERE = Path(__file__).parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-SEARCHES_AT_ONCE = 4
-MOST_WAITING = 200
 
 
 def build(collection: Collection, second_look: SecondLook | None) -> tuple[gr.Blocks, Page]:
@@ -45,34 +44,19 @@ def build(collection: Collection, second_look: SecondLook | None) -> tuple[gr.Bl
             return
         yield from page.shown(asked)
 
-    def run_anew(*values: Any) -> Iterator[tuple[Any, ...]]:
-        """Like nothing that was found before, and not more hits than usual: all in one call, since
-        each takes a tenth of a second.
-        """
-        said = {**dict(zip(names, values, strict=True)), "like": "", "k": NUM_HITS}
-        for shown in run(*said.values()):
-            yield (*shown, "", NUM_HITS)
-
-    def restore(request: gr.Request) -> Iterator[list[Any]]:
+    def restore(request: gr.Request) -> list[Any]:
         said = {name: value for name, value in request.query_params.items() if name in names}
         folders = gr.update(choices=["", *page.shelf.folders()])
         if not said:  # whoever types already is left alone
             kept = [folders if name == "folder" else gr.skip() for name in names]
-            yield [*kept, gr.skip(), gr.skip(), gr.skip()]
-            return
+            return [*kept, *(gr.skip() for _ in range(4))]
         try:
             asked = Asked.of(said)
-        except ValueError as error:
-            nothing = Asked()
-            told = cards.message(sentence(error), kind="error"), "", ""
-            yield [*(getattr(nothing, name) for name in names), *told]
-            return
+        except ValueError:
+            asked = Asked()
         folders = gr.update(choices=["", *page.shelf.folders()], value=asked.folder)
-        values: list[Any] = [
-            folders if name == "folder" else getattr(asked, name) for name in names
-        ]
-        for told in page.shown(asked):
-            yield [*values, *told]
+        values = [folders if name == "folder" else getattr(asked, name) for name in names]
+        return [*values, *first_look(page, said), "now" if asked.rerank else ""]
 
     def search(
         query: str,
@@ -163,6 +147,7 @@ def build(collection: Collection, second_look: SecondLook | None) -> tuple[gr.Bl
             drop = gr.Textbox("", visible="hidden", elem_id="ps-drop")
             k = gr.Number(NUM_HITS, visible="hidden", elem_id="ps-k")
             link = gr.Textbox("", visible="hidden", elem_id="ps-link")
+            again_now = gr.Textbox("", visible="hidden", elem_id="ps-again-now")
         with gr.Tab("Library", id="library"):
             about = gr.HTML("", apply_default_css=False, elem_id="ps-about")
             refresh = gr.Button("Look for new files", elem_id="ps-ingest")
@@ -190,23 +175,24 @@ def build(collection: Collection, second_look: SecondLook | None) -> tuple[gr.Bl
         inputs: Any = [controls[name] for name in names]
         outputs: Any = [out, top, link]
         private: Any = {"api_visibility": "private", "show_progress": "minimal"}
-        put = "(link) => { if (link) history.replaceState(null, '', link); }"
+        shown: Any = [*outputs, like, k, again_now]
 
-        def put_link(ran: Any) -> None:
-            ran.then(None, link, None, js=put, **private)
+        def ask(event: Any, how: str) -> None:
+            """Through a route of ours: Gradio's queue alone would take a tenth of a second."""
+            js = f"(...values) => psAsk({json.dumps(names)}, values, {how})"
+            event(None, inputs, shown, js=js, **private)
 
         for event in (q.submit, go.click):
-            put_link(event(run_anew, inputs, [*outputs, like, k], **private))
+            ask(event, f"{{like: '', k: {NUM_HITS}}}")
         sizes = (longer, shorter, larger, smaller)
         filters = (kind, folder, after, before, *sizes, score, answers, captions, again)
         for control in (*filters, weight):
-            changed = getattr(control, "input", None) or control.change
-            put_link(changed(run, inputs, outputs, **private))
-        put_link(drop.change(run, inputs, outputs, **private))
-        wanted_more = more.click(lambda n: min(MOST_HITS, int(n) + NUM_HITS), k, k, **private)
-        put_link(wanted_more.then(run, inputs, outputs, **private))
+            ask(getattr(control, "input", None) or control.change, "{}")
+        ask(drop.change, "{}")
+        ask(more.click, f"{{more: {NUM_HITS}, most: {MOST_HITS}}}")
+        again_now.change(run, inputs, outputs, **private)
         judge.click(page.classify, [drop, labels], shares, **private)
-        blocks.load(restore, None, [*inputs, *outputs], **private)
+        blocks.load(restore, None, [*inputs, *outputs, again_now], **private)
         blocks.load(page.library, None, about, **private)
 
         def bring_up_to_date(progress: Any = gr.Progress()) -> tuple[str, str]:  # noqa: B008

@@ -471,7 +471,7 @@ def tab(browser, server):
 
 def ask(tab, words):
     tab.fill("#ps-q input", words)
-    with tab.expect_response(lambda r: "/queue/data" in r.url, timeout=20_000):
+    with tab.expect_response(lambda r: "/hits?" in r.url, timeout=20_000):
         tab.press("#ps-q input", "Enter")
     tab.wait_for_function(f"location.search.includes({json.dumps(urllib.parse.quote_plus(words))})")
     tab.wait_for_selector(".ps-card")
@@ -556,6 +556,47 @@ def test_the_keyboard_alone_is_enough(tab):
     assert "starter" in tab.locator("#ps-about").inner_text()
 
 
+def test_an_answer_that_comes_late_does_not_replace_a_newer_one(tab):
+    tab.evaluate(
+        """() => {
+          const real = window.fetch;
+          window.fetch = (url, how) => new Promise((done) => setTimeout(
+            () => done(real(url, how)), `${url}`.includes("first") ? 1500 : 0));
+        }"""
+    )
+    tab.fill("#ps-q input", "first words")
+    tab.press("#ps-q input", "Enter")
+    ask(tab, QUERY)
+    tab.wait_for_timeout(2000)
+    assert "q=a+dog" in tab.url
+    assert names(tab)[0] in SAMPLES[:2]
+
+
+def test_a_program_that_has_ended_is_told(browser, folder, modules):
+    server = Server(modules[0], folder)
+    tab = browser.new_page()
+    tab.goto(server.address)
+    tab.wait_for_selector("#ps-q input")
+    tab.wait_for_timeout(700)
+    server.close()
+    tab.fill("#ps-q input", QUERY)
+    tab.press("#ps-q input", "Enter")
+    tab.get_by_text("The page's program does not answer").wait_for()
+    tab.close()
+
+
+def test_more_people_than_can_wait_are_told(folder, modules, monkeypatch):
+    routes = importlib.import_module("apps.routes")
+    monkeypatch.setattr(routes, "MOST_WAITING", 0)
+    server = Server(modules[0], folder)
+    status, _, content = server.ask("/hits?q=a+dog")
+    assert (status, json.loads(content)["detail"]) == (
+        503,
+        "Too many people search just now; try again.",
+    )
+    server.close()
+
+
 def test_it_fits_a_phone(browser, server):
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page = context.new_page()
@@ -619,8 +660,8 @@ def test_a_second_look_moves_hits_by_choice(folder, modules, browser):
     tab.get_by_text("Filters", exact=True).click()
     tab.get_by_label("Second look at the best 7 by a judge").check()
     tab.wait_for_function("location.search.includes('rerank=1')")
+    tab.wait_for_function("document.querySelector('#ps-top').innerText.includes('judged 7 of')")
     assert names(tab)[0] == "rocket.jpg"
-    assert "a judge judged 7 of" in tab.locator("#ps-top").inner_text()
     tab.locator(".ps-open").first.click()
     tab.get_by_role("button", name="Why?").click()
     tab.wait_for_function("!document.querySelector('#ps-viewer dl').innerText.includes('…')")
