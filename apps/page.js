@@ -40,12 +40,30 @@
       out?.removeAttribute("aria-busy");
       if (found.problem) {
         const told = make("p", { className: "ps-message ps-error", textContent: found.problem });
-        return [told.outerHTML, "", "", said.like, said.k, ""];
+        return [told.outerHTML, "", said.like, said.k];
       }
       if (found.link) history.replaceState(null, "", found.link);
-      return [found.out, found.top, found.link, said.like, said.k, said.rerank ? `${Date.now()}` : ""];
+      if (said.rerank) setTimeout(() => window.psLookAgain(found.link, mine));
+      return [found.out, found.top, said.like, said.k];
     })();
     return mine;
+  };
+  // What a second look says, as long as nothing else is asked: a line of JSON each time
+  window.psLookAgain = async (query, mine = newest ??= {}) => {
+    if (mine !== newest || new URLSearchParams(query).get("rerank") !== "1") return;
+    const leave = new AbortController();
+    try {
+      const answer = await fetch(`/looks${query}`, { signal: leave.signal });
+      let rest = "";
+      for (const reader = answer.body.getReader(), words = new TextDecoder(); ;) {
+        const { done, value } = await reader.read();
+        if (mine !== newest) { leave.abort(); return; }
+        if (done) return;
+        const lines = (rest + words.decode(value, { stream: true })).split("\n");
+        rest = lines.pop();
+        if (answer.ok && lines.length) set("ps-looked", lines.at(-1));
+      }
+    } catch {}
   };
 
   // The viewer

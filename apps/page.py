@@ -16,6 +16,7 @@ from .asked import MOST_HITS, Asked
 from .shelf import Item, Shelf
 
 MOMENTS_OF_A_VIDEO = 20
+WAIT_FOR_JUDGE_SECONDS = 30.0
 WELCOME = (
     "Write what a picture should show, or drop a picture or a short video here. "
     "A word with - before it lowers what shows it."
@@ -112,13 +113,18 @@ class Page:
             return
         yield found, f"{look.reranker.name} looks again …"
         hits = [hit for hit, _ in found]
-        with self._judging:  # a judge looks at one thing at a time
+        if not self._judging.acquire(timeout=WAIT_FOR_JUDGE_SECONDS):
+            yield found, f"{look.reranker.name} is busy with other searches: ask again"
+            return
+        try:
             for state in rerank(
                 hits, words, look.reranker, depth=look.depth, budget_seconds=look.budget_seconds
             ):
                 if state.num_judged or state.problem:
                     judged = f"{look.reranker.name} judged {state.num_judged} of {len(hits)}"
                     yield self._with_items(state.hits), state.problem or judged
+        finally:
+            self._judging.release()
 
     def ranks(self, asked: Asked, item: Item) -> dict[str, int | None]:
         """An item's place by the index and by scoring every row, from 1, before any second look;

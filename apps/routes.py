@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, Response, StreamingResponse
 
 from perception_search import Hit, PerceptionSearchError
 from perception_search.decode import MediaReader
@@ -45,6 +45,15 @@ def add_routes(app: FastAPI, page: Page) -> None:
         said = dict(request.query_params)
         out, top, link = await anyio.to_thread.run_sync(first_look, page, said, limiter=turns)
         return {"out": out, "top": top, "link": link}
+
+    @app.get("/looks")
+    def looks(request: Request) -> StreamingResponse:
+        try:
+            asked = Asked.of(dict(request.query_params))
+        except ValueError as error:
+            raise HTTPException(400, sentence(error)) from error
+        lines = (json.dumps([out, top]) + "\n" for out, top, _ in page.shown(asked))
+        return StreamingResponse(lines, media_type="application/x-ndjson")
 
     @app.get("/thumb/{content_hash}")
     def thumb(content_hash: str, t: float = 0.0) -> Response:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -36,27 +36,19 @@ def build(collection: Collection, second_look: SecondLook | None) -> tuple[gr.Bl
     page = Page(collection, second_look)
     names = [field.name for field in fields(Asked)]
 
-    def run(*values: Any) -> Iterator[tuple[str, str, str]]:
-        try:
-            asked = Asked.of(dict(zip(names, values, strict=True)))
-        except ValueError as error:
-            yield cards.message(sentence(error), kind="error"), "", ""
-            return
-        yield from page.shown(asked)
-
     def restore(request: gr.Request) -> list[Any]:
         said = {name: value for name, value in request.query_params.items() if name in names}
         folders = gr.update(choices=["", *page.shelf.folders()])
         if not said:  # whoever types already is left alone
             kept = [folders if name == "folder" else gr.skip() for name in names]
-            return [*kept, *(gr.skip() for _ in range(4))]
+            return [*kept, gr.skip(), gr.skip()]
         try:
             asked = Asked.of(said)
         except ValueError:
             asked = Asked()
         folders = gr.update(choices=["", *page.shelf.folders()], value=asked.folder)
         values = [folders if name == "folder" else getattr(asked, name) for name in names]
-        return [*values, *first_look(page, said), "now" if asked.rerank else ""]
+        return [*values, *first_look(page, said)[:2]]
 
     def search(
         query: str,
@@ -146,8 +138,7 @@ def build(collection: Collection, second_look: SecondLook | None) -> tuple[gr.Bl
             like = gr.Textbox("", visible="hidden", elem_id="ps-like")
             drop = gr.Textbox("", visible="hidden", elem_id="ps-drop")
             k = gr.Number(NUM_HITS, visible="hidden", elem_id="ps-k")
-            link = gr.Textbox("", visible="hidden", elem_id="ps-link")
-            again_now = gr.Textbox("", visible="hidden", elem_id="ps-again-now")
+            looked = gr.Textbox("", visible="hidden", elem_id="ps-looked")
         with gr.Tab("Library", id="library"):
             about = gr.HTML("", apply_default_css=False, elem_id="ps-about")
             refresh = gr.Button("Look for new files", elem_id="ps-ingest")
@@ -173,14 +164,12 @@ def build(collection: Collection, second_look: SecondLook | None) -> tuple[gr.Bl
             "k": k,
         }
         inputs: Any = [controls[name] for name in names]
-        outputs: Any = [out, top, link]
         private: Any = {"api_visibility": "private", "show_progress": "minimal"}
-        shown: Any = [*outputs, like, k, again_now]
 
         def ask(event: Any, how: str) -> None:
             """Through a route of ours: Gradio's queue alone would take a tenth of a second."""
             js = f"(...values) => psAsk({json.dumps(names)}, values, {how})"
-            event(None, inputs, shown, js=js, **private)
+            event(None, inputs, [out, top, like, k], js=js, **private)
 
         for event in (q.submit, go.click):
             ask(event, f"{{like: '', k: {NUM_HITS}}}")
@@ -190,9 +179,10 @@ def build(collection: Collection, second_look: SecondLook | None) -> tuple[gr.Bl
             ask(getattr(control, "input", None) or control.change, "{}")
         ask(drop.change, "{}")
         ask(more.click, f"{{more: {NUM_HITS}, most: {MOST_HITS}}}")
-        again_now.change(run, inputs, outputs, **private)
+        looked.change(None, looked, [out, top], js="(text) => JSON.parse(text)", **private)
         judge.click(page.classify, [drop, labels], shares, **private)
-        blocks.load(restore, None, [*inputs, *outputs, again_now], **private)
+        restored = blocks.load(restore, None, [*inputs, out, top], **private)
+        restored.then(None, None, None, js="() => psLookAgain(location.search)", **private)
         blocks.load(page.library, None, about, **private)
 
         def bring_up_to_date(progress: Any = gr.Progress()) -> tuple[str, str]:  # noqa: B008

@@ -585,6 +585,30 @@ def test_a_program_that_has_ended_is_told(browser, folder, modules):
     tab.close()
 
 
+def test_a_second_look_ends_when_something_else_is_asked(folder, modules, browser):
+    class Slow(Likes):
+        num_judged = 0
+
+        def scores(self, query, hits):
+            time.sleep(0.5 * len(hits))
+            self.num_judged += len(hits)
+            return super().scores(query, hits)
+
+    judge = Slow("rocket.jpg")
+    server = Server(modules[0], folder, second_look=modules[0].SecondLook(judge, depth=7))
+    tab = browser.new_page()
+    tab.goto(server.address + "/?q=a+dog&rerank=1")
+    tab.wait_for_function("document.querySelector('#ps-top')?.innerText.includes('looks again')")
+    tab.goto(server.address + "/?q=a+rocket")
+    tab.wait_for_selector(".ps-card")
+    first = names(tab)
+    tab.wait_for_timeout(4500)
+    assert names(tab) == first
+    assert "q=a+rocket" in tab.url
+    tab.close()
+    server.close()
+
+
 def test_more_people_than_can_wait_are_told(folder, modules, monkeypatch):
     routes = importlib.import_module("apps.routes")
     monkeypatch.setattr(routes, "MOST_WAITING", 0)
