@@ -17,8 +17,7 @@ from unittest import mock
 import numpy as np
 from stores import DIM, caption, description, item, row, unit
 
-from perception_search import manifest, purge, reembed, verify
-from perception_search.encoder import Encoder
+from perception_search import manifest, purge, verify
 from perception_search.errors import PerceptionSearchError
 from perception_search.snapshot import PathRecord, Snapshot
 from perception_search.writer import Grid, Writer, create_folder
@@ -300,12 +299,12 @@ def still_purged(log: Log, seed: int) -> Iterator[str]:
                 yield f"{how}: {place} holds it still"
 
 
-def record_move(root: Path, encoder: Encoder) -> Log:
-    """The collection of `root` moves to another model."""
+def record_work(root: Path, work: Callable[[Path], Any]) -> Log:
+    """What `work` does to the collection of `root`, which is safe before; then it is reported."""
     log = Log(root)
     with log.recording():
-        reembed.reembed(root / COLLECTION, encoder)
-        log.events.append(("acknowledged", "moved"))
+        work(root / COLLECTION)
+        log.events.append(("acknowledged", "done"))
     return log
 
 
