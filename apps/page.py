@@ -3,13 +3,13 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from perception_search import Collection, Hit, PerceptionSearchError
 from perception_search.errors import CollectionLocked, MediaError, WeightsNotFound
-from perception_search.reranking import Reranker, rerank
+from perception_search.reranking import SecondLook
 
 from . import cards
 from .asked import MOST_HITS, Asked
@@ -23,21 +23,6 @@ WELCOME = (
 )
 
 Found: TypeAlias = list[tuple[Hit, Item]]
-
-
-@dataclass(frozen=True)
-class SecondLook:
-    """Who judges the first hits once more, where that is asked for.
-
-    Attributes:
-        reranker: the judge.
-        depth: how many hits it judges.
-        budget_seconds: for how long at most; None for all.
-    """
-
-    reranker: Reranker
-    depth: int
-    budget_seconds: float | None = None
 
 
 class Page:
@@ -117,9 +102,7 @@ class Page:
             yield found, f"{look.reranker.name} is busy with other searches: ask again"
             return
         try:
-            for state in rerank(
-                hits, words, look.reranker, depth=look.depth, budget_seconds=look.budget_seconds
-            ):
+            for state in look.at(hits, words):
                 if state.num_judged or state.problem:
                     judged = f"{look.reranker.name} judged {state.num_judged} of {len(hits)}"
                     yield self._with_items(state.hits), state.problem or judged

@@ -19,11 +19,12 @@ import gradio as gr
 from fastapi import FastAPI
 
 from perception_search import Collection, Hit, PerceptionSearchError
+from perception_search.reranking import SecondLook
 
 from . import cards
 from .asked import KINDS, MOST_HITS, NUM_HITS, Asked
 from .guard import DROP, Guard
-from .page import WELCOME, Page, SecondLook, sentence
+from .page import WELCOME, Page, sentence
 from .routes import MOST_WAITING, SEARCHES_AT_ONCE, add_routes, first_look
 from .shelf import DROP_BYTES, Item
 

@@ -61,6 +61,27 @@ class Reranked:
     problem: str | None = None
 
 
+@dataclass(frozen=True)
+class SecondLook:
+    """A judge, and how much it may do.
+
+    Attributes:
+        reranker: the judge.
+        depth: how many of the first hits it judges.
+        budget_seconds: for how long at most; None for all.
+    """
+
+    reranker: Reranker
+    depth: int
+    budget_seconds: float | None = None
+
+    def at(self, hits: Sequence[Hit], query: str) -> Iterator[Reranked]:
+        """See `rerank`."""
+        return rerank(
+            hits, query, self.reranker, depth=self.depth, budget_seconds=self.budget_seconds
+        )
+
+
 def rerank(
     hits: Sequence[Hit],
     query: str,

@@ -52,7 +52,7 @@ def search_page(
     With --rerank the page offers a second look at that many of the best hits.
     """
     search_app = _imported()
-    judge = prepared(
+    second_look = prepared(
         path,
         depth=rerank,
         budget=rerank_budget,
@@ -63,7 +63,6 @@ def search_page(
         device=device,
         dtype=dtype,
     )
-    second_look = judge and search_app.SecondLook(judge.reranker, judge.depth, judge.budget_seconds)
     collection = open_collection(path, weights=weights, device=device, dtype=dtype)
 
     def ready(address: str) -> None:
@@ -71,7 +70,8 @@ def search_page(
         if open_page:
             webbrowser.open(address)
 
-    search_app.serve(collection, host=host, port=port, on_ready=ready, second_look=second_look)
+    look = second_look.look if second_look else None
+    search_app.serve(collection, host=host, port=port, on_ready=ready, second_look=look)
 
 
 def _imported() -> Any:

@@ -186,7 +186,7 @@ def mine(
         report = evaluate_mine(
             collection,
             asked,
-            reranker=second_look.reranker if second_look else None,
+            reranker=second_look.look.reranker if second_look else None,
             depth=rerank or 1,
             on_progress=show,
         )

@@ -15,7 +15,7 @@ from perception_search.show import say
 
 if TYPE_CHECKING:
     from perception_search.hits import Hit, Hits
-    from perception_search.reranking import Reranked, Reranker
+    from perception_search.reranking import Reranked, SecondLook
 
 Rerank = Annotated[
     int | None,
@@ -49,26 +49,22 @@ _SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 class Reranking:
     """What was asked for; `prepared` before the search, since a licence comes first."""
 
-    depth: int
-    budget_seconds: float | None
     name: str
-    reranker: "Reranker"
+    look: "SecondLook"
 
     def of(self, hits: "Sequence[Hit]", query: str, k: int) -> "Hits":
         """The best `k` hits after a second look; how it goes is told on stderr."""
         from perception_search.hits import Hits
-        from perception_search.reranking import rerank
 
         told = False
         state: Reranked | None = None
-        for state in rerank(
-            hits, query, self.reranker, depth=self.depth, budget_seconds=self.budget_seconds
-        ):
+        for state in self.look.at(hits, query):
             if state.num_judged == 0:
                 self._first_look(state)
             elif not told and state.predicted_seconds is not None:
                 told = True
-                limit = "" if self.budget_seconds is None else f"; {self.budget_seconds:g} s given"
+                budget = self.look.budget_seconds
+                limit = "" if budget is None else f"; {budget:g} s given"
                 say(
                     f"{self.name}: about {state.predicted_seconds:.1f} s for "
                     f"{state.num_to_judge} hits{limit}."
@@ -113,6 +109,7 @@ def prepared(
         return None
     seconds = None if budget is None else _seconds(budget)
     from perception_search.encoder.config import MODELS
+    from perception_search.reranking import SecondLook
 
     reranker: Any
     if name in MODELS or name == "starter":
@@ -125,7 +122,7 @@ def prepared(
         reranker = language_model(
             name, accept_license=accept_license, device=device, dtype=dtype, detail=detail
         )
-    return Reranking(depth, seconds, name, reranker)
+    return Reranking(name, SecondLook(reranker, depth, seconds))
 
 
 def _seconds(text: str) -> float:
