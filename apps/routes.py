@@ -1,9 +1,11 @@
 """What the page gives out: media by content hash, their moments and ranks, hits to take away."""
 
+import contextlib
 import csv
 import io
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -48,10 +50,8 @@ def add_routes(app: FastAPI, page: Page) -> None:
 
     @app.get("/looks")
     def looks(request: Request) -> StreamingResponse:
-        try:
+        with _refusing():
             asked = Asked.of(dict(request.query_params))
-        except ValueError as error:
-            raise HTTPException(400, sentence(error)) from error
         lines = (json.dumps([out, top]) + "\n" for out, top, _ in page.shown(asked))
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
@@ -75,18 +75,14 @@ def add_routes(app: FastAPI, page: Page) -> None:
     @app.get("/moments/{content_hash}")
     def moments(content_hash: str, request: Request) -> list[tuple[float, float]]:
         item = item_of(content_hash)
-        try:
+        with _refusing():
             return page.moments(Asked.of(dict(request.query_params)), item)
-        except (ValueError, PerceptionSearchError) as error:
-            raise HTTPException(400, sentence(error)) from error
 
     @app.get("/ranks/{content_hash}")
     def ranks(content_hash: str, request: Request) -> dict[str, int | None]:
         item = item_of(content_hash)
-        try:
+        with _refusing():
             return page.ranks(Asked.of(dict(request.query_params)), item)
-        except (ValueError, PerceptionSearchError) as error:
-            raise HTTPException(400, sentence(error)) from error
 
     @app.get("/dropped/{name}")
     def dropped(name: str) -> Response:
@@ -110,11 +106,9 @@ def add_routes(app: FastAPI, page: Page) -> None:
 
     @app.get("/export/{name}")
     def export(name: str, request: Request) -> Response:
-        try:
+        with _refusing():
             asked = Asked.of(dict(request.query_params))
             *_, (found, _) = page.looks(asked)
-        except (ValueError, PerceptionSearchError) as error:
-            raise HTTPException(400, sentence(error)) from error
         if name not in _EXPORTS:
             raise HTTPException(404, f"There are {', '.join(_EXPORTS)}.")
         content, kind = _EXPORTS[name](page, asked, found)
@@ -129,6 +123,15 @@ def first_look(page: Page, said: dict[str, Any]) -> tuple[str, str, str]:
     except ValueError as error:
         return cards.message(sentence(error), kind="error"), "", ""
     return next(page.shown(asked))
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """What makes no sense, or cannot be searched for, is answered 400 with its sentence."""
+    try:
+        yield
+    except (ValueError, PerceptionSearchError) as error:
+        raise HTTPException(400, sentence(error)) from error
 
 
 def _media_type(item: Item) -> str:
