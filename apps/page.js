@@ -21,8 +21,9 @@
   let newest = null;
   window.psAsk = (names, values, how) => {
     const said = Object.fromEntries(names.map((name, place) => [name, values[place]]));
-    Object.assign(said, "like" in how ? { like: how.like, k: how.k } : {});
-    if (how.more) said.k = Math.min(how.most, Number(said.k) + how.more);
+    const { more, most, ...instead } = how;
+    Object.assign(said, instead);
+    if (more) said.k = Math.min(most, Number(said.k) + more);
     const query = new URLSearchParams();
     for (const [name, value] of Object.entries(said))
       if (value !== null && value !== undefined && value !== "") query.set(name, typeof value === "boolean" ? Number(value) : value);

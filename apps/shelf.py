@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.compute as pc
 
 from perception_search import Collection
@@ -214,19 +215,19 @@ class _View:
         hashes = self._items["content_hash"].to_pylist()
         self._place = {content_hash: place for place, content_hash in enumerate(hashes)}
         live = snapshot.paths.filter(pc.equal(snapshot.paths["outcome"], "ingested"))
-        pairs = list(zip(live["path"].to_pylist(), live["content_hash"].to_pylist(), strict=True))
+        pairs = zip(live["path"].to_pylist(), live["content_hash"].to_pylist(), strict=True)
         self.hash_of: dict[bytes, str] = dict(pairs)
-        self._first = {content_hash: path for path, content_hash in reversed(pairs)}
 
     def item(self, content_hash: str) -> Item | None:
         place = self._place.get(content_hash)
         if place is None:
             return None
         [said] = self._items.slice(place, 1).to_pylist()
+        [path] = self.snapshot.first_paths(np.array([place]))
         when = said["taken_at"] or said["modified_at"]
         return Item(
             content_hash,
-            Path(os.fsdecode(self._first[content_hash])),
+            path,
             said["kind"],
             f"{when:%Y-%m-%d}" if when else "",
             said["duration_seconds"],
