@@ -127,6 +127,7 @@ def sweep(folder: Path) -> None:
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         if path.is_dir() and not path.is_symlink():  # a collection that was being made
             with writing(folder):
+                _announce("remove", path)
                 shutil.rmtree(path)
         else:
             remove(path)
