@@ -90,3 +90,10 @@ def remove_pictures(folder, numbers):
             writer.add_path(Path(f"/photos/{number}.jpg"), record)
         writer.commit()
         writer.compact()
+
+
+def flipped(path):
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)

@@ -587,15 +587,12 @@ def test_a_program_that_has_ended_is_told(browser, folder, modules):
 
 def test_a_second_look_ends_when_something_else_is_asked(folder, modules, browser):
     class Slow(Likes):
-        num_judged = 0
-
         def scores(self, query, hits):
             time.sleep(0.5 * len(hits))
-            self.num_judged += len(hits)
             return super().scores(query, hits)
 
-    judge = Slow("rocket.jpg")
-    server = Server(modules[0], folder, second_look=modules[0].SecondLook(judge, depth=7))
+    second_look = modules[0].SecondLook(Slow("rocket.jpg"), depth=7)
+    server = Server(modules[0], folder, second_look=second_look)
     tab = browser.new_page()
     tab.goto(server.address + "/?q=a+dog&rerank=1")
     tab.wait_for_function("document.querySelector('#ps-top')?.innerText.includes('looks again')")

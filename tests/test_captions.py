@@ -18,7 +18,7 @@ from fakes import ColourEncoder
 from media_folder import colour, write_pictures, write_video
 from PIL import Image
 from stops import stopping_after
-from stores import caption, item, make, remove_pictures, row
+from stores import caption, flipped, item, make, remove_pictures, row
 
 from perception_search import Collection, manifest
 from perception_search.caption_files import read_csv, read_side_files
@@ -434,9 +434,7 @@ def test_the_index_of_words_is_made_once_and_again_where_it_is_damaged(tmp_path,
     assert len(built) == 1
     files = sorted(p for p in (folder / FOLDER).rglob("*") if p.is_file())
     for number, victim in enumerate(files, 2):
-        content = bytearray(victim.read_bytes())
-        content[len(content) // 2] ^= 1
-        victim.write_bytes(content)
+        flipped(victim)
         assert Collection.open(folder).search("3", by="words") == expected
         assert len(built) == number
     make(folder, 1, first=5, captions=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import add_pictures, description, remove_pictures
+from stores import add_pictures, description, flipped, remove_pictures
 
 from perception_search import current_index, index, search
 from perception_search.current_index import keep_up
@@ -144,9 +144,7 @@ def test_what_cannot_be_trusted_is_built_anew(folder):
 def test_a_damaged_file_is_not_added_to(folder):
     record = chosen(folder, "hnsw")
     path = index.path_of(folder, record)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    flipped(path)
     rows = Snapshot.open(folder).rows
     with pytest.raises(QueryError, match="does not hold what was written"):
         index.extend(folder, rows, np.arange(5), next_row_id=NUM_ROWS, version=1)

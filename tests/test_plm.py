@@ -12,6 +12,7 @@ from media_files import write_video
 from PIL import Image
 from plm_folder import SPECIAL, make_plm
 from safetensors.torch import load_file, save_file
+from stores import flipped
 
 from perception_search.decode_single import MediaReader
 from perception_search.errors import (
@@ -319,9 +320,7 @@ def test_tokens_kept_on_disk_are_used_and_damage_is_seen(folder, media, tmp_path
     again._network.look = lambda chunks: looked.append(len(chunks)) or look(chunks)
     assert again.scores("a dog", hits_of(media[:1])) == [pytest.approx(expected, abs=1e-5)]
     assert looked == []
-    content = bytearray(kept.read_bytes())
-    content[len(content) // 2] ^= 1
-    kept.write_bytes(content)
+    flipped(kept)
     third = PerceptionLM(str(folder), tokens_folder=tmp_path / "tokens", **make)
     assert third.scores("a dog", hits_of(media[:1])) == [pytest.approx(expected, abs=1e-5)]
     for model in (first, again, third):

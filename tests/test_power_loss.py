@@ -20,7 +20,7 @@ from power_loss import (
     replay,
     still_purged,
 )
-from stores import make, unit
+from stores import flipped, make, unit
 
 from perception_search import Collection, current_index, index, manifest, reembed, repair, search
 from perception_search.snapshot import Snapshot
@@ -34,14 +34,19 @@ NUM_STATES = 10_000 if LONG else 150
 
 def replayed(tmp_path, life):
     """The log of a life of a collection, and how many states it was found sound in."""
-    print(f"PERCEPTION_SEARCH_SEED={SEED}")
     root = tmp_path / "root"
     root.mkdir()
     log = life(root)
-    found = list(replay(tmp_path / "replay", log, SEED, NUM_STATES))
-    tried, bad = len(found), [sentence for sentence in found if sentence]
-    assert bad == [], f"seed {SEED}: {len(bad)} of {tried} states"
-    return log, tried
+    return log, num_sound(tmp_path, log)
+
+
+def num_sound(tmp_path, log, *check):
+    """How many states after a power cut were tried, all of which are sound."""
+    print(f"PERCEPTION_SEARCH_SEED={SEED}")
+    found = list(replay(tmp_path / "replay", log, SEED, NUM_STATES, *check))
+    bad = [sentence for sentence in found if sentence]
+    assert bad == [], f"seed {SEED}: {len(bad)} of {len(found)} states"
+    return len(found)
 
 
 @pytest.mark.timeout(3600 if LONG else 300)
@@ -61,12 +66,9 @@ def test_after_a_power_cut_in_a_purge_nothing_else_is_lost_and_nothing_comes_bac
 
 def worked(tmp_path, work, check):
     """How many states after a power cut in that work on `tmp_path / "root"` were found sound."""
-    print(f"PERCEPTION_SEARCH_SEED={SEED}")
     log = record_work(tmp_path / "root", work)
-    found = list(replay(tmp_path / "replay", log, SEED, NUM_STATES, check))
-    bad = [sentence for sentence in found if sentence]
-    assert bad == [], f"seed {SEED}: {len(bad)} of {len(found)} states"
-    return f"{len(found)} states after a power cut, {len(log.events) - log.start} operations, 0 bad"
+    tried = num_sound(tmp_path, log, check)
+    return f"{tried} states after a power cut, {len(log.events) - log.start} operations, 0 bad"
 
 
 def nothing_left(path):
@@ -113,9 +115,7 @@ def test_after_a_power_cut_in_a_repair_another_one_completes_it(tmp_path):
         path / photos.snapshot.manifest.of("paths")[0].name,
         manifest.path_of(path, photos.snapshot.version, "a"),
     ):
-        content = bytearray(damaged.read_bytes())
-        content[len(content) // 2] ^= 1
-        damaged.write_bytes(content)
+        flipped(damaged)
     turns = itertools.count()
 
     def mend(path):

@@ -10,6 +10,7 @@ import pytest
 from fakes import ColourEncoder
 from media_folder import write_pictures, write_videos
 from stops import stopping_after
+from stores import flipped
 
 from perception_search import (
     Collection,
@@ -32,12 +33,6 @@ KINDS = (
     "copy a", "copy b", "collection.json", "rows", "grid", "items", "paths", "index", "record",
     "cache",
 )  # fmt: skip
-
-
-def flipped(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def truncated(path):

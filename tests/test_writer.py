@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stops import stopping_after
-from stores import caption, description, item, make, row, unit
+from stores import caption, description, flipped, item, make, row, unit
 
 from perception_search import durable, manifest, tables
 from perception_search.errors import CollectionDamaged, CollectionLocked, CollectionNotFound
@@ -240,9 +240,7 @@ def test_a_damaged_or_missing_file_is_named(tmp_path):
         folder = make(tmp_path / f"{table}.ps", 3, grid=True, captions=True)
         [file] = Snapshot.open(folder).manifest.of(table)
         path = folder / file.name
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
+        flipped(path)
         with pytest.raises(CollectionDamaged, match=file.sha256):
             Snapshot.open(folder).path_of(file)
         path.unlink()
