@@ -48,10 +48,11 @@ from vectors import Vectors
 from perception_search import current_index
 from perception_search import index as indexing
 from perception_search.recipe import recipes
+from perception_search.rows import Rows
 from perception_search.scoring import Target
 from perception_search.searcher import Searcher
 from perception_search.shortlist import Shortlister
-from perception_search.snapshot import PathRecord, Rows, Snapshot
+from perception_search.snapshot import PathRecord, Snapshot
 from perception_search.writer import NewRow, Writer, create_folder
 
 OURS = "ours "

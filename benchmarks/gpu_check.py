@@ -37,10 +37,16 @@ LEAST_DIFFERENCE = 2e-6
 Search = Callable[[np.ndarray], np.ndarray]  # queries (Q, dim) -> positions (Q, K)
 
 
-def blocks_of(rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+def blocks_of(
+    rows: np.ndarray, positions: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for first in range(0, len(rows), BLOCK_ROWS):
         part = rows[first : first + BLOCK_ROWS]
-        yield slice(first, first + len(part)), part
+        here = np.arange(first, first + len(part))
+        if positions is not None:
+            here = positions[slice(*np.searchsorted(positions, [first, first + len(part)]))]
+            part = part if len(here) == len(part) else part[here - first]
+        yield here, part
 
 
 def ours(rows: np.ndarray, shortlister: Shortlister, positions: np.ndarray | None = None) -> Search:
@@ -83,11 +89,11 @@ def truth(rows: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """The K best and their scores (Q, K), by a float32 product on the CPU."""
     scores = np.full((len(queries), K), -np.inf, np.float32)
     places = np.zeros((len(queries), K), np.int64)
-    for place, part in blocks_of(rows):
+    for here, part in blocks_of(rows):
         found = torch.from_numpy(queries) @ torch.from_numpy(part.astype(np.float32)).T
         top = found.topk(min(K, len(part)), dim=1)
         scores = np.concatenate([scores, top.values.numpy()], axis=1)
-        places = np.concatenate([places, top.indices.numpy() + place.start], axis=1)
+        places = np.concatenate([places, here[top.indices.numpy()]], axis=1)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :K]
         scores, places = (np.take_along_axis(each, order, axis=1) for each in (scores, places))
     return places, scores
@@ -120,7 +126,7 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if is_gpu else machine()
 
     start = time.perf_counter()
-    shortlister = Shortlister(lambda: blocks_of(rows), options.dim, device)
+    shortlister = Shortlister(lambda wanted: blocks_of(rows, wanted), options.dim, device)
     result: dict[str, Any] = {
         "device": name,
         "machine": machine(),

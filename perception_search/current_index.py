@@ -14,7 +14,7 @@ from perception_search import text_cache, tuning
 from perception_search.errors import MissingExtra, PerceptionSearchWarning, QueryError
 from perception_search.index import Index, IndexRecord
 from perception_search.recipe import AUTO, EXACT, USUAL_RECALL, Recipe, recipe_for, recipes
-from perception_search.snapshot import Rows
+from perception_search.rows import Rows
 from perception_search.tuning import Queries, Tuned
 from perception_search.writer import Writer
 

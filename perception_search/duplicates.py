@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from perception_search import tables
 from perception_search.encoder.device import computes_in_bfloat16
-from perception_search.snapshot import Rows, Snapshot
+from perception_search.rows import Rows
+from perception_search.snapshot import Snapshot
 from perception_search.where import matching
 
 if TYPE_CHECKING:

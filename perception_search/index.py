@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from perception_search import durable
 from perception_search.errors import MissingExtra, QueryError
 from perception_search.recipe import Recipe, recipes
-from perception_search.snapshot import Rows
+from perception_search.rows import Rows
 
 FOLDER = "index"
 CURRENT = "current.json"

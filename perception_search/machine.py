@@ -21,7 +21,7 @@ from perception_search.embed import embedded
 from perception_search.encoder import Identity
 from perception_search.encoder.perception import PerceptionEncoder
 from perception_search.ingest import STILL_LEVELS
-from perception_search.snapshot import SCAN_BLOCK_ROWS
+from perception_search.rows import SCAN_BLOCK_ROWS
 from perception_search.video_sampling import MAX_FRAMES_PER_CHUNK
 
 IMAGES_SECONDS = 0.5

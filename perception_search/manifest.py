@@ -10,7 +10,7 @@ import json
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class StoredFile:
         size_bytes: of the whole file.
         num_rows: rows of the table in it.
         provenance: for rows, how they came to be (device, dtype, decoder, versions), each once.
+        footer_sha256: of its footer, for those who do not read the whole file; empty where it
+            was written before there was this.
     """
 
     table: str
@@ -48,6 +50,7 @@ class StoredFile:
     size_bytes: int
     num_rows: int
     provenance: tuple[Mapping[str, str], ...] = ()
+    footer_sha256: str = ""
 
     @property
     def name(self) -> str:
@@ -95,15 +98,21 @@ class Manifest:
             body = json.loads(content)["body"]
             whole = _sealed(body) == content
             files = tuple(
-                StoredFile(**{**file, "provenance": tuple(file["provenance"])})
+                StoredFile(**_known(StoredFile, file) | {"provenance": tuple(file["provenance"])})
                 for file in body["files"]
             )
-            manifest = Manifest(**{**body, "files": files, "roots": tuple(body["roots"])})
+            lists = {"files": files, "roots": tuple(body["roots"])}
+            manifest = Manifest(**_known(Manifest, body) | lists)
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
             raise ValueError(f"not a manifest: {error}") from error
         if not whole:
             raise ValueError("its checksum does not match")
         return manifest
+
+
+def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what a later program says that an earlier one can do without."""
+    return {field.name: values[field.name] for field in fields(kind) if field.name in values}
 
 
 def _sealed(body: Mapping[str, Any]) -> bytes:

@@ -45,7 +45,7 @@ def frame_scores(
     """
     grids = [snapshot.grids.of(content_hash) for content_hash in content_hashes]
     with ThreadPoolExecutor(num_cores()) as pool:  # NumPy lets others run meanwhile
-        return list(pool.map(lambda grid: scorer.of_frames(grid.embeddings), grids))
+        return list(pool.map(lambda grid: scorer.scores(grid.embeddings), grids))
 
 
 def moments_of(

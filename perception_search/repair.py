@@ -26,9 +26,6 @@ from perception_search.verify import Damage, verify
 from perception_search.writer import Grid, NewRow, Writer
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from perception_search.encoder import Encoder
 
 
@@ -120,8 +117,11 @@ def _commit(writer: Writer, mended: Mended, snapshot: Snapshot) -> None:
             files.append(file)
     for table, parts in mended.parts.items():
         if table in ("rows", "grid"):
-            parts = [part.cast(tables.schema_of(table, snapshot.dim)) for part in parts]
-        files.append(writer.write_table(table, parts[0].schema, parts))
+            schema = tables.schema_of(table, snapshot.dim)
+            parts = [part.filter(_not_in(part, dropped)).cast(schema) for part in parts]
+            parts = [part for part in parts if part.num_rows]
+        if parts:
+            files.append(writer.write_table(table, parts[0].schema, parts))
     for item in mended.items.values():
         writer.add_item(item)
     for path, record in mended.paths.items():
@@ -133,6 +133,10 @@ def _commit(writer: Writer, mended: Mended, snapshot: Snapshot) -> None:
         _add_videos(writer, mended, snapshot)
     writer.commit(files=files)
     manifest.heal(writer.folder, writer.snapshot.manifest)
+
+
+def _not_in(part: pa.Table, contents: pa.Array) -> pa.ChunkedArray:
+    return pc.invert(pc.is_in(part["content_hash"], value_set=contents))
 
 
 def _add_videos(writer: Writer, mended: Mended, snapshot: Snapshot) -> None:
@@ -172,15 +176,9 @@ def _grids(writer: Writer, mended: Mended) -> dict[str, Grid]:
         for content_hash in part["content_hash"].unique().to_pylist():
             mine = part.filter(pc.equal(part["content_hash"], content_hash))
             grids[content_hash] = Grid(
-                _matrix(mine), mine["norm"].to_numpy(), mine["pts_seconds"].to_numpy()
+                tables.matrix_of(mine), mine["norm"].to_numpy(), mine["pts_seconds"].to_numpy()
             )
     return grids
-
-
-def _matrix(part: pa.Table) -> "NDArray[np.float16]":
-    flat = part["embedding"].combine_chunks().flatten().to_numpy()
-    matrix: NDArray[np.float16] = flat.reshape(part.num_rows, -1)
-    return matrix
 
 
 def _rows(part: pa.Table) -> list[tuple[str, NewRow]]:
@@ -189,7 +187,7 @@ def _rows(part: pa.Table) -> list[tuple[str, NewRow]]:
     return [
         (content_hash, NewRow(scope, embedding, norm, num_frames, start, end))
         for embedding, content_hash, scope, norm, num_frames, start, end in zip(
-            _matrix(part).astype("float32"), *columns, strict=True
+            tables.matrix_of(part).astype("float32"), *columns, strict=True
         )
     ]
 

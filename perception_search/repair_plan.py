@@ -236,12 +236,10 @@ class _Tables:
         self.damaged = [file for file, _ in damaged]
         for file, problem in damaged:
             path = self.folder / file.name
-            rest = salvage(path, file.table, self.dim)
-            if file.table == "grid":  # a grid that lies in two groups would be cut short
-                rest = Salvaged([], frozenset())
-            elif file.table == "rows":
-                images = [p.filter(pc.equal(p["scope"], "image")) for p in rest.parts]
-                rest = Salvaged([p for p in images if p.num_rows], frozenset())
+            rest = salvage(self.folder, file, self.dim)
+            if file.table in ("rows", "grid"):
+                parts = [_complete(part, file.table, rest.lost_contents) for part in rest.parts]
+                rest = rest._replace(parts=[part for part in parts if part.num_rows])
             self.salvaged[file.sha256] = rest
             reason = f"{problem}; {rest.num_rows} of {file.num_rows} records are kept of it"
             found.do("replace", path, reason)
@@ -319,16 +317,15 @@ class _Tables:
         return path.stat().st_mtime_ns > written
 
     def _others(self) -> None:
-        """Tables of which nothing can be made anew: what can be read of them stays."""
+        """The other tables: what can be read stays, and what cannot be made anew is a loss."""
         for file in self.damaged:
             rest = self.salvaged[file.sha256]
-            if file.table == "rows" and rest.parts:
-                self.mended.parts.setdefault("rows", []).extend(rest.parts)
-            if file.table in ("rows", "grid", "items", "paths"):
+            if file.table in ("items", "paths"):
                 continue
             if rest.parts:
                 self.mended.parts.setdefault(file.table, []).extend(rest.parts)
-            if num_lost := file.num_rows - rest.num_rows:
+            num_lost = file.num_rows - rest.num_rows
+            if num_lost and file.table not in ("rows", "grid"):
                 reason = f"{num_lost} of its {file.num_rows} records cannot be read any more"
                 self.found.losses.append(Loss(self.folder / file.name, reason))
 
@@ -501,6 +498,17 @@ class _Tables:
                 contents = set(part["content_hash"].unique().to_pylist())
                 left -= contents
                 yield path, part, contents
+
+
+def _complete(part: pa.Table, table: str, lost: frozenset[str] | None) -> pa.Table:
+    """Of what is left of rows or grids what belongs to contents of which nothing is lost.
+
+    Where nobody knows of which something is, a picture, which has one row, is as it was.
+    """
+    if lost is None:
+        return part.filter(pc.equal(part["scope"], "image")) if table == "rows" else part[:0]
+    is_lost = pc.is_in(part["content_hash"], value_set=pa.array(sorted(lost), pa.string()))
+    return part.filter(pc.invert(is_lost))
 
 
 def _count(parts: list[pa.Table], key: str) -> int:

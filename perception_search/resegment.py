@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from perception_search.encoder.protocol import Identity
 from perception_search.segments import Segmentation, cut, windows
 from perception_search.shots import boundaries
-from perception_search.snapshot import Snapshot, check_unit
+from perception_search.snapshot import Snapshot
 from perception_search.writer import NewRow, Writer
 
 
@@ -80,7 +80,6 @@ def _all_rows(
     pools_raw_frames = Identity(**snapshot.manifest.collection["identity"]).pools_raw_frames
     for done, content_hash in enumerate(snapshot.grids, start=1):
         grid = snapshot.grids.of(content_hash)
-        check_unit(grid.embeddings.astype(np.float32))
         for row in segment_rows(
             grid.embeddings,
             grid.pts_seconds,

@@ -2,8 +2,9 @@
 
 Every page of a column has a checksum of its own (`tables.write`), so of a file with a damaged page
 the others are as they were written. A row group is kept where every column that matters can be
-read; another column of it that cannot is left empty. Where no page is found to be damaged the
-damage is in what says how to read them, which has no checksum: then nothing is kept.
+read; another column of it that cannot is left empty, and of embeddings, which have a checksum each,
+the rows are kept that are whole. Nothing is kept where the footer is another, or where no page is
+found to be damaged: then it is what stands before a page and says how to read it.
 """
 
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from perception_search import durable, manifest, tables
+from perception_search.manifest import StoredFile
 
 _NEEDED = {
     "items": ("content_hash", "kind", "outcome"),
@@ -28,12 +30,14 @@ class Salvaged(NamedTuple):
     """What was read of a file.
 
     Attributes:
-        parts: its whole row groups.
+        parts: its whole row groups, or the whole rows of them.
         lost_columns: columns that could not be read in one of them, and are empty there.
+        lost_contents: the content hashes of the rows that are lost; None where nobody knows.
     """
 
     parts: list[pa.Table]
     lost_columns: frozenset[str]
+    lost_contents: frozenset[str] | None
 
     @property
     def num_rows(self) -> int:
@@ -41,32 +45,63 @@ class Salvaged(NamedTuple):
         return sum(part.num_rows for part in self.parts)
 
 
-def salvage(path: Path, table: str, dim: int) -> Salvaged:
-    """The row groups of a damaged file that are as they were written.
+NOTHING = Salvaged([], frozenset(), None)
+
+
+def salvage(folder: Path, stored: StoredFile, dim: int) -> Salvaged:
+    """What of a damaged file is as it was written.
 
     Args:
-        path: the file; it may be missing.
-        table: `rows`, `grid`, `items`, `paths` or another.
+        folder: the collection.
+        stored: the file, of any table; it may be missing.
         dim: of the embeddings.
     """
-    parts, lost = [], set()
+    path, table = folder / stored.name, stored.table
+    parts, lost_columns = [], set()
+    lost_contents: set[str] | None = set()
     is_explained = False
     try:
-        is_explained = durable.sha256_of(path) == path.stem  # whole, and wrong all the same
+        if stored.footer_sha256 and tables.footer_sha256(path) != stored.footer_sha256:
+            return NOTHING
+        is_explained = durable.sha256_of(path) == stored.sha256  # whole, and wrong all the same
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             schema = file.schema_arrow
             needed = _NEEDED.get(table, tuple(schema.names))
             if table in ("rows", "grid") and schema != tables.schema_of(table, dim):
-                return Salvaged([], frozenset())
+                return NOTHING
             for number in range(file.num_row_groups):
                 part, missing = _group(file, number, schema)
                 is_explained = is_explained or bool(missing)
+                if missing == {"embedding"} and part is not None:
+                    part, some = _whole_rows(path, number, part)
+                    missing = set()
+                    if lost_contents is not None:
+                        lost_contents |= some
                 if not missing.intersection(needed) and part is not None and _is_sound(part, table):
                     parts.append(part)
-                    lost |= missing
+                    lost_columns |= missing
+                else:
+                    lost_contents = None
     except (OSError, ValueError, OverflowError, pa.ArrowException):
-        pass  # nothing more can be read
-    return Salvaged(parts, frozenset(lost)) if is_explained else Salvaged([], frozenset())
+        lost_contents = None  # nothing more can be read
+    if not is_explained:
+        return NOTHING
+    known = None if lost_contents is None else frozenset(lost_contents)
+    return Salvaged(parts, frozenset(lost_columns), known)
+
+
+def _whole_rows(path: Path, number: int, part: pa.Table) -> tuple[pa.Table, set[str]]:
+    """Of a row group of which the embeddings' page is damaged the rows of which the embedding is
+    not, and the contents of the others.
+    """
+    with pq.ParquetFile(path) as unchecked:
+        read = unchecked.read_row_group(number, columns=["embedding"])
+    place = part.schema.get_field_index("embedding")
+    matrix = tables.matrix_of(read)
+    is_whole = tables.checksums(matrix) == part["checksum"].to_numpy()
+    part = part.set_column(place, read.schema.field("embedding"), read["embedding"])
+    lost = part["content_hash"].filter(pa.array(~is_whole)).unique().to_pylist()
+    return part.filter(pa.array(is_whole)), set(lost)
 
 
 def _group(

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_search.snapshot import Snapshot, check_numbers, check_unit
+from perception_search.half import as_float32
+from perception_search.snapshot import Snapshot
 
 SAMPLE_ROWS = 4096
-_FRAMES_AT_ONCE = 1024  # 4 MB in float32: stays in the processor's cache
+_ROWS_AT_ONCE = 512  # 2 MB in float32: stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ class Scorer:
     def __init__(self, snapshot: Snapshot, target: Target) -> None:
         self._snapshot = snapshot
         self.embedding = target.embedding
-        # (dim, 1 + number of minus): one product scores them all
-        self._vectors = np.stack([target.embedding, *(v for _, v in target.minus)], axis=1)
+        self._vectors = np.stack([target.embedding, *(v for _, v in target.minus)])
         self._weights = np.array([weight for weight, _ in target.minus], np.float32)
 
     @property
@@ -66,37 +66,28 @@ class Scorer:
 
     def products(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Cosines (N, 1 + minus) of the rows at `positions`."""
-        return self._snapshot.rows.embeddings(positions) @ self._vectors
+        return _cosines(self._snapshot.rows.embeddings(positions), self._vectors)
 
-    def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores (N,) of unit embeddings (N, dim)."""
-        return self.combine(embeddings @ self._vectors)
-
-    def of_frames(self, embeddings: NDArray[np.float16]) -> NDArray[np.float32]:
-        """Scores (T,) of the frames of a grid.
-
-        Raises:
-            CollectionDamaged: an embedding is not of unit length: the file has changed.
-        """
-        vectors = np.ascontiguousarray(self._vectors.T)
-        scores = np.empty(len(embeddings), np.float32)
-        for first in range(0, len(embeddings), _FRAMES_AT_ONCE):
-            block = embeddings[first : first + _FRAMES_AT_ONCE].astype(np.float32)
-            check_unit(block)
-            # not by `@`: BLAS would start threads, which for so little cost more than they bring
-            products = [np.einsum("ij,j->i", block, vector) for vector in vectors]
-            scores[first : first + len(block)] = self.combine(np.stack(products, axis=1))
-        return scores
+    def scores(self, embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Scores (N,) of unit embeddings (N, dim), which may be float16 as they are stored."""
+        return self.combine(_cosines(embeddings, self._vectors))
 
     def scan(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores (N,) of the rows at `positions` (ascending), reading embeddings in disk order."""
-        scores = np.empty(len(positions), np.float32)
-        for place, block in self._snapshot.rows.blocks():
-            first, last = np.searchsorted(positions, [place.start, place.stop])
-            if first == last:
-                continue
-            wanted = positions[first:last] - place.start
-            part = block if last - first == len(block) else block[wanted]
-            scores[first:last] = self.scores(part.astype(np.float32))
-        check_numbers(bool(np.isfinite(scores).all()))
-        return scores
+        parts = [self.scores(block) for _, block in self._snapshot.rows.blocks(positions)]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+def _cosines(embeddings: NDArray[np.floating], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of unit embeddings (N, dim) and unit vectors (V, dim), as (N, V).
+
+    Those of one embedding are the same to the bit whatever others are beside it, so that a row has
+    one score however it was found.
+    """
+    found = np.empty((len(embeddings), len(vectors)), np.float32)
+    for first in range(0, len(embeddings), _ROWS_AT_ONCE):
+        some = as_float32(embeddings[first : first + _ROWS_AT_ONCE])
+        for number, vector in enumerate(vectors):
+            # not by `@`: what BLAS gives of a row depends on the others, and it starts threads
+            found[first : first + len(some), number] = np.einsum("ij,j->i", some, vector)
+    return found

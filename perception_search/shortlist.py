@@ -13,7 +13,6 @@ to which comes what sums and results are rounded by. The k-th best may be that m
 seems, and another row that much higher: what is nearer to it than twice the bound is on the list.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_search.encoder.device import computes_in_bfloat16
-from perception_search.snapshot import check_numbers
+from perception_search.half import as_tensor
 
 if TYPE_CHECKING:
     import torch
 
-Block: TypeAlias = tuple[slice, NDArray[np.float16]]
+Block: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float16]]
+Blocks: TypeAlias = Callable[[NDArray[np.int64] | None], Iterable[Block]]
 
 QUERIES_AT_ONCE = 256
 GPU_BLOCK_ROWS = 1 << 18
@@ -37,13 +37,12 @@ _FLOAT32_UNIT = 2.0**-24
 class Shortlister:
     """Rows of unit embeddings, asked for the best of them."""
 
-    def __init__(
-        self, blocks: Callable[[], Iterable[Block]], dim: int, device: "torch.device"
-    ) -> None:
+    def __init__(self, blocks: Blocks, dim: int, device: "torch.device") -> None:
         """On a GPU the rows are copied there now; elsewhere they are read at every call.
 
         Args:
-            blocks: gives all rows, as (positions, float16 (N, dim)), in order.
+            blocks: gives the rows at some ascending positions, or all of them, in that order, as
+                (positions, float16 (N, dim)): `Rows.blocks`.
             dim: of the embeddings.
             device: a GPU of CUDA; for any other the CPU is taken.
 
@@ -52,17 +51,12 @@ class Shortlister:
         """
         import torch
 
-        with warnings.catch_warnings():
-            # Said once a process: torch could write into arrays that are mapped to be read. It
-            # will not, and a copy would take as long as the products.
-            warnings.simplefilter("ignore", UserWarning)
-            torch.from_numpy(np.frombuffer(b"0", np.uint8))
         self.device = device if device.type == "cuda" else torch.device("cpu")
         self._blocks = blocks
         self._dim = dim
         self._on_gpu: list[tuple[slice, torch.Tensor]] = []
         if self.device.type == "cuda":
-            self._on_gpu = list(_joined(blocks(), self.device))
+            self._on_gpu = list(_joined(blocks(None), self.device))
 
     def shortlist(
         self,
@@ -76,9 +70,6 @@ class Shortlister:
             queries: (Q, dim), unit length.
             k: rows wanted, at least 1; all of them where there are fewer.
             positions: the only rows that count, ascending; None for all.
-
-        Raises:
-            CollectionDamaged: a row is not of numbers.
         """
         import torch
 
@@ -104,7 +95,6 @@ class Shortlister:
             best = torch.cat([best, top], dim=1).topk(k).values
             which, column = (scores >= self._least(best, error)).nonzero(as_tuple=True)
             kept.append((which, places[column], scores[which, column]))
-        check_numbers(not best.isnan().any())  # what is none counts as the largest
         if not kept:
             return [np.zeros(0, np.int64)] * len(queries)
         which, places, scores = map(torch.cat, zip(*kept, strict=True))
@@ -120,22 +110,16 @@ class Shortlister:
         """The rows that count, part by part: their positions (N,), and they themselves (N, dim)."""
         import torch
 
-        blocks: Iterable[tuple[slice, NDArray[np.float16] | torch.Tensor]]
-        blocks = self._on_gpu or self._blocks()
-        for place, rows in blocks:
-            if positions is None:
-                wanted = np.arange(place.start, place.stop)
-            else:
-                first, last = np.searchsorted(positions, [place.start, place.stop])
-                wanted = positions[first:last]
-            if not len(wanted):
-                continue
-            places = torch.from_numpy(wanted).to(self.device)
-            if isinstance(rows, torch.Tensor):
+        for place, rows in self._on_gpu:
+            wanted = np.arange(place.start, place.stop)
+            if positions is not None:
+                wanted = positions[slice(*np.searchsorted(positions, [place.start, place.stop]))]
+            if len(wanted):
+                places = torch.from_numpy(wanted).to(self.device)
                 yield places, rows if len(places) == len(rows) else rows[places - place.start]
-                continue
-            part = rows if len(wanted) == len(rows) else rows[wanted - place.start]
-            yield places, torch.from_numpy(part).to(self._dtype)
+        if not self._on_gpu:
+            for wanted, block in self._blocks(positions):
+                yield torch.from_numpy(wanted), as_tensor(block).to(self._dtype)
 
     @property
     def _dtype(self) -> "torch.dtype":
@@ -184,11 +168,11 @@ def _joined(
 
     parts: list[torch.Tensor] = []
     start = stop = 0
-    for place, rows in blocks:
+    for _, rows in blocks:
         if stop - start + len(rows) > GPU_BLOCK_ROWS and parts:
             yield slice(start, stop), torch.cat(parts)
-            parts, start = [], place.start
-        parts.append(torch.from_numpy(rows).to(device))
-        stop = place.stop
+            parts, start = [], stop
+        parts.append(as_tensor(rows).to(device))
+        stop += len(rows)
     if parts:
         yield slice(start, stop), torch.cat(parts)

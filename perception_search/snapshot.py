@@ -4,6 +4,7 @@ Everything is read when first asked for and never changes while others write. Kn
 index and no media file.
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,9 @@ from perception_search.errors import CollectionDamaged
 from perception_search.frames import Sampling
 from perception_search.manifest import Manifest, StoredFile
 from perception_search.media import display
+from perception_search.rows import Grids, Rows
 from perception_search.segments import Segmentation
 
-SCAN_BLOCK_ROWS = 8192
 _FEW_LOOKUPS = 8
 _FEW_CHUNKS = 8  # of a table that is not worth copying into one piece
 
@@ -69,154 +70,13 @@ class Caption(NamedTuple):
     end_seconds: float | None = None
 
 
-class Rows:
-    """All rows of a version, column by column, and their embeddings as mapped matrices."""
-
-    def __init__(self, table: pa.Table, matrices: Sequence[NDArray[np.float16]], dim: int) -> None:
-        self.dim = dim
-        self._table = table
-        self.row_id: NDArray[np.int64] = table["row_id"].to_numpy()
-        self.content_hash: pa.ChunkedArray = table["content_hash"]
-        self.scope: NDArray[np.int8] = _codes(table["scope"])
-        self.start_seconds: NDArray[np.float64] = table["start_seconds"].to_numpy()
-        self.end_seconds: NDArray[np.float64] = table["end_seconds"].to_numpy()
-        self.norm: NDArray[np.float32] = table["norm"].to_numpy()
-        self.num_frames: NDArray[np.int32] = table["num_frames"].to_numpy()
-        self._matrices = list(matrices)
-        self._starts = np.cumsum([0, *(len(matrix) for matrix in matrices)])
-
-    def __len__(self) -> int:
-        return len(self.row_id)
-
-    def followed_by(
-        self, parts: Sequence[pa.Table], matrices: Sequence[NDArray[np.float16]]
-    ) -> "Rows":
-        """These rows and later ones: their columns, and their embeddings as matrices."""
-        some = [part for part in (self._table, *parts) if part.num_rows]
-        table = pa.concat_tables(some) if some else self._table
-        return Rows(table, [*self._matrices, *matrices], self.dim)
-
-    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float16]]]:
-        """Every row in order, as (positions, embeddings) of at most 8,192 rows."""
-        for start, matrix in zip(self._starts, self._matrices, strict=False):
-            for first in range(0, len(matrix), SCAN_BLOCK_ROWS):
-                part = matrix[first : first + SCAN_BLOCK_ROWS]
-                yield slice(start + first, start + first + len(part)), part
-
-    def embeddings(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The embeddings (N, dim) float32 of the rows at `positions`, in that order.
-
-        Raises:
-            CollectionDamaged: one of them is not of unit length: the file has changed.
-        """
-        found = np.empty((len(positions), self.dim), np.float32)
-        which = np.searchsorted(self._starts, positions, side="right") - 1
-        for number in np.unique(which):
-            here = which == number
-            found[here] = self._matrices[number][positions[here] - self._starts[number]]
-        check_unit(found)
-        return found
-
-    def positions(self, row_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the rows with these ids are; an id that is not there gives -1."""
-        order, ids = self._by_id
-        if not len(ids):
-            return np.full(len(row_ids), -1, np.int64)
-        place = np.minimum(np.searchsorted(ids, row_ids), len(ids) - 1)
-        return np.where(ids[place] == row_ids, order[place], -1)
-
-    @functools.cached_property
-    def _by_id(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        order = np.argsort(self.row_id, kind="stable")
-        return order, self.row_id[order]
-
-
-def check_unit(embeddings: NDArray[np.float32]) -> None:
-    """Raise CollectionDamaged unless every stored embedding (N, dim) still has unit length."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", embeddings, embeddings))
-    if not np.all(np.abs(lengths - 1) < 0.01):  # also false for NaN; fp16 rounding is 0.0005
-        raise CollectionDamaged(
-            "a stored embedding is not of unit length, so a file has changed since it was written. "
-            "`perception-search verify` names it."
-        )
-
-
-def check_numbers(are_numbers: bool) -> None:
-    """Raise CollectionDamaged unless what was computed of stored embeddings are numbers."""
-    if not are_numbers:
-        raise CollectionDamaged(
-            "a stored embedding is not a number, so a file has changed since it was written. "
-            "`perception-search verify` names it."
-        )
-
-
-def _codes(scope: pa.ChunkedArray) -> NDArray[np.int8]:
-    codes = pc.index_in(scope, value_set=pa.array(tables.SCOPES)).to_numpy()
-    return np.asarray(codes, np.int8)
-
-
-class GridFrames(NamedTuple):
-    """The frames of one video's time grid, in order; as they are on disk, not yet checked.
-
-    Attributes:
-        embeddings: (T, dim) float16, unit length, memory-mapped where possible.
-        norms: (T,) float32, their lengths before.
-        pts_seconds: (T,) float64, ascending.
-    """
-
-    embeddings: NDArray[np.float16]
-    norms: NDArray[np.float32]
-    pts_seconds: NDArray[np.float64]
-
-
-class Grids:
-    """The time grids of all videos of a version; each lies in one piece in one file."""
-
-    def __init__(self, parts: Sequence[tuple[pa.Table, Sequence[NDArray[np.float16]]]]) -> None:
-        self._parts = parts
-        self._places: dict[str, tuple[int, slice]] = {}
-        for number, (table, _) in enumerate(parts):
-            owners = table["content_hash"].unify_dictionaries().combine_chunks()
-            codes = owners.indices.to_numpy()
-            firsts = np.flatnonzero(np.diff(codes, prepend=-1))
-            ends = np.append(firsts[1:], len(codes))
-            names = owners.dictionary.take(owners.indices.take(firsts)).to_pylist()
-            for content_hash, first, end in zip(names, firsts, ends, strict=True):
-                self._places[content_hash] = number, slice(int(first), int(end))
-
-    def __iter__(self) -> Iterator[str]:
-        """The content hashes of the videos, in the order they were written."""
-        return iter(self._places)
-
-    def of(self, content_hash: str) -> GridFrames:
-        """The grid of one video.
-
-        Raises:
-            KeyError: it has none.
-        """
-        number, place = self._places[content_hash]
-        table, matrices = self._parts[number]
-        norms, pts_seconds = (table[name].to_numpy() for name in ("norm", "pts_seconds"))
-        return GridFrames(_stretch(matrices, place), norms[place], pts_seconds[place])
-
-
-def _stretch(matrices: Sequence[NDArray[np.float16]], place: slice) -> NDArray[np.float16]:
-    """The rows at `place` of the matrices as if they were one; copied only where it spans two."""
-    starts = np.cumsum([0, *(len(matrix) for matrix in matrices)])
-    pieces = [
-        matrix[max(0, place.start - start) : place.stop - start]
-        for matrix, start in zip(matrices, starts.tolist(), strict=False)
-        if start < place.stop and start + len(matrix) > place.start
-    ]
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-
 class Snapshot:
     """One version of a collection, read lazily; never changes while others write.
 
     Every file is compared with its SHA-256 before its first use, except for rows, and for grids,
-    above `HASH_LIMIT_BYTES` in total: those are checked row by row where they are touched, and
-    whole by `verify`.
+    above `HASH_LIMIT_BYTES` in total: of those the footer is compared with its SHA-256, every page
+    but the embeddings with its checksum, an embedding with its own where it is used; `verify`
+    compares the whole.
     """
 
     HASH_LIMIT_BYTES = 1 << 28
@@ -279,22 +139,27 @@ class Snapshot:
         Raises:
             CollectionDamaged: the file is missing or does not hold what was written.
         """
-        path = self.folder / file.name
         if file.sha256 not in self._checked:
-            try:
-                size = path.stat().st_size
-                whole = size == file.size_bytes and (
-                    self._too_large_to_hash(file) or durable.sha256_of(path) == file.sha256
-                )
-            except OSError as error:
-                raise CollectionDamaged(f"{path} cannot be read: {error.strerror}.") from error
-            if not whole:
-                raise CollectionDamaged(
-                    f"{path} does not hold what was written to it. "
-                    f"`perception-search verify {self.folder}` says what is damaged."
-                )
+            self._compare(file, whole=not self._too_large_to_hash(file))
             self._checked.add(file.sha256)
-        return path
+        return self.folder / file.name
+
+    def _compare(self, file: StoredFile, *, whole: bool) -> None:
+        """Raise CollectionDamaged unless a file has its size and its content, or its footer."""
+        path = self.folder / file.name
+        try:
+            is_same = path.stat().st_size == file.size_bytes
+            if is_same and whole:
+                is_same = durable.sha256_of(path) == file.sha256
+            elif is_same and file.footer_sha256:
+                is_same = tables.footer_sha256(path) == file.footer_sha256
+        except OSError as error:
+            raise CollectionDamaged(f"{path} cannot be read: {error.strerror}.") from error
+        if not is_same:
+            raise CollectionDamaged(
+                f"{path} does not hold what was written to it. "
+                f"`perception-search verify {self.folder}` says what is damaged."
+            )
 
     def _too_large_to_hash(self, file: StoredFile) -> bool:
         total = sum(other.size_bytes for other in self.manifest.of(file.table))
@@ -463,27 +328,37 @@ class Snapshot:
     @functools.cached_property
     def rows(self) -> Rows:
         """All rows, removed items' too, in the order they were written."""
-        names = [field.name for field in tables.rows_schema(self.dim) if field.name != "embedding"]
         before, files = self._since("rows")
-        paths = [self.path_of(file) for file in files]
-        parts = [tables.read(path, names) for path in paths]
-        matrices = [part for path in paths for part in tables.map_embeddings(path, self.dim)]
-        none = Rows(tables.rows_schema(self.dim).empty_table().select(names), [], self.dim)
-        if before is not None:
+        if before is None:
+            columns = tables.rows_schema(self.dim).empty_table().drop_columns(["embedding"])
+            known = Rows(columns, [], self.dim)
+        else:
+            known = before
             self._num_kept["rows"] = len(before)
-        return (before or none).followed_by(parts, matrices)
+        with self._or_damaged(files):
+            parts = [tables.read_mapped(self.path_of(file), self.dim) for file in files]
+            matrices = [matrix for _, some in parts for matrix in some]
+            return known.followed_by([columns for columns, _ in parts], matrices)
 
     @functools.cached_property
     def grids(self) -> Grids:
         """The time grids of all videos, removed ones too."""
-        names = [field.name for field in tables.grid_schema(self.dim) if field.name != "embedding"]
-        paths = [self.path_of(file) for file in self.manifest.of("grid")]
-        return Grids(
-            [
-                (tables.read(path, names, ["content_hash"]), tables.map_embeddings(path, self.dim))
-                for path in paths
-            ]
-        )
+        files = self.manifest.of("grid")
+        coded = ["content_hash"]
+        with self._or_damaged(files):
+            return Grids(
+                [tables.read_mapped(self.path_of(file), self.dim, coded) for file in files]
+            )
+
+    @contextlib.contextmanager
+    def _or_damaged(self, files: Sequence[StoredFile]) -> Iterator[None]:
+        """Whatever goes wrong in here, raise CollectionDamaged where one of the files is."""
+        try:
+            yield
+        except Exception:  # what is damaged and was not compared can end in any
+            for file in files:
+                self._compare(file, whole=True)
+            raise
 
     def cuts_of(self, content_hash: str) -> list[float] | None:
         """When the picture of a video changes at once, in seconds; None where it is not known."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from perception_search.encoder.base import unit
 from perception_search.index import Index
 from perception_search.recipe import Recipe
-from perception_search.snapshot import Rows
+from perception_search.rows import Rows
 
 K = 10
 """Recall is measured of so many best rows."""

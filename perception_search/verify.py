@@ -114,7 +114,6 @@ def _file(folder: Path, file: StoredFile, quick: bool) -> Iterator[Damage]:
 def _contents(folder: Path, state: Manifest) -> Iterator[Damage]:
     """Whether the tables agree with each other; every file is known to be whole."""
     place = folder / "rows"
-    dim = int(state.collection["identity"]["dim"])
     known = _hashes(folder, state)
     ids = []
     for file in state.of("rows"):
@@ -125,10 +124,12 @@ def _contents(folder: Path, state: Manifest) -> Iterator[Damage]:
             ids.append(group["row_id"].to_numpy())
             if not pc.all(pc.is_in(group["content_hash"], value_set=known)).as_py():
                 yield Damage(path, "it holds rows of no item", _REPAIR)
-        for matrix in tables.map_embeddings(path, dim):
+            matrix = tables.matrix_of(group)
             lengths = np.linalg.norm(matrix.astype(np.float32), axis=1)
             if not (np.abs(lengths - 1) < 0.01).all():
                 yield Damage(path, "it holds an embedding that is not of unit length", _REPAIR)
+            if (tables.checksums(matrix) != group["checksum"].to_numpy()).any():
+                yield Damage(path, "it holds an embedding that is not of its checksum", _REPAIR)
         if num_rows != file.num_rows:
             yield Damage(path, f"it holds {num_rows} rows, not {file.num_rows}", _REPAIR)
     for file in state.of("captions"):

@@ -318,9 +318,10 @@ class Writer:
         with durable.pending(folder) as new:
             num_rows = tables.write(new.file, schema, parts)
             sha256 = new.sha256()
+            footer_sha256 = tables.footer_sha256(new.path)
             size_bytes = new.file.tell()
             new.publish(folder / f"{sha256}.parquet")
-        return StoredFile(table, sha256, size_bytes, num_rows, provenance)
+        return StoredFile(table, sha256, size_bytes, num_rows, provenance, footer_sha256)
 
     def without(self, file: StoredFile, content_hashes: pa.Array) -> StoredFile | None:
         """A file of rows or grids without those of some contents: the same file where it holds
@@ -442,7 +443,7 @@ def _rows_table(rows: Sequence[tuple[int, str, NewRow]], dim: int) -> pa.Table:
             pa.array([row.end_seconds for _, _, row in rows], pa.float64()),
             pa.array([row.num_frames for _, _, row in rows], pa.int32()),
             pa.array([row.norm for _, _, row in rows], pa.float32()),
-            tables.embedding_array(matrix),
+            *tables.embedding_arrays(matrix),
         ],
         schema=tables.rows_schema(dim),
     )
@@ -456,7 +457,7 @@ def _grid_table(grids: Sequence[tuple[str, Grid]], dim: int) -> pa.Table:
             pa.array(owners, pa.string()),
             pa.array(np.concatenate([grid.pts_seconds for _, grid in grids]), pa.float64()),
             pa.array(np.concatenate([grid.norms for _, grid in grids]), pa.float32()),
-            tables.embedding_array(matrix),
+            *tables.embedding_arrays(matrix),
         ],
         schema=tables.grid_schema(dim),
     )

@@ -13,9 +13,9 @@ import types
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-MODULES = ("durable", "manifest", "writer", "snapshot", "verify", "purge")
+MODULES = ("durable", "manifest", "writer", "rows", "snapshot", "verify", "purge")
 _SYNCS = ("_sync", "fsync", "sync_folder")
-_CHECKSUMS = ("sha256", "sha256_of", "_sealed", "_holds")
+_CHECKSUMS = ("checksums", "sha256", "sha256_of", "_sealed", "_holds")
 
 
 class Mutant(NamedTuple):

@@ -65,6 +65,8 @@ ORDER = [
     "tables",
     "where",
     "segments",
+    "half",
+    "rows",
     "snapshot",
     "writer",
     "resegment",

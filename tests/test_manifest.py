@@ -21,14 +21,22 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_manifest_from_before_segmentations_could_change_is_read(folder):
-    old = manifest.path_of(folder, 2, "a").read_bytes()
-    body = json.loads(old)["body"]
-    del body["segmentation"]
+def sealed(body):
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()
-    content = f'{{"body":{text},"sha256":"{digest}"}}\n'.encode()
-    assert Manifest.decode(content) == Manifest.decode(old)
+    return f'{{"body":{text},"sha256":"{digest}"}}\n'.encode()
+
+
+def test_a_manifest_is_read_that_says_less_or_more(folder):
+    """Of a program from before segmentations and footers' hashes, and of a later one."""
+    content = manifest.path_of(folder, 2, "a").read_bytes()
+    for name in ("said later", None):
+        body = json.loads(content)["body"]
+        if name is None:
+            del body["segmentation"], body["files"][0]["footer_sha256"]
+        else:
+            body[name] = body["files"][0][name] = "a word"
+        assert Manifest.decode(sealed(body)) == Manifest.decode(content)
 
 
 def flip(path, position):

@@ -3,16 +3,20 @@
 PERCEPTION_SEARCH_SEED replays a run.
 """
 
+import io
 import itertools
 import os
 import random
+from unittest import mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from mutants import MODULES, mutants
 from power_loss import COLLECTION, record, record_purge, replay, sound, still_purged
 
-from perception_search import index
+from perception_search import index, tables
 from perception_search.errors import PerceptionSearchError
 from perception_search.snapshot import Snapshot
 from perception_search.verify import verify
@@ -22,8 +26,12 @@ FLIPS_PER_FILE = 12
 MUTANTS = mutants()
 
 
-def flips(path, seed):
-    """One sentence for every flipped bit that was silent: used unseen, or not named by `verify`."""
+def damages(path, seed):
+    """One sentence for every damage that was silent: used unseen, or not named by `verify`.
+
+    Bits are flipped in every kind of file, in rows and grids also as if those were too large to be
+    hashed whole; and a file of items is another one, of the same length and itself whole.
+    """
     rng = random.Random(seed)
     snapshot = Snapshot.open(path)
     positions = np.arange(len(snapshot.rows))
@@ -33,22 +41,43 @@ def flips(path, seed):
     victims = [path / "collection.json", *(path / file.name for file in state.files)]
     victims += sorted((path / "manifests").glob(f"{state.version:08d}.*"))
     victims += sorted(file for file in (path / "index").iterdir() if file.stat().st_size)
-    for victim in victims:
+    limits = [(victim, Snapshot.HASH_LIMIT_BYTES) for victim in victims]
+    limits += [(path / file.name, 0) for file in state.files if file.table in ("rows", "grid")]
+    items = path / state.of("items")[0].name
+    cases = [(items, Snapshot.HASH_LIMIT_BYTES, "other items", other_items(items))]
+    for victim, limit in limits:
         whole = victim.read_bytes()
         for _ in range(FLIPS_PER_FILE):
             position = rng.randrange(len(whole) * 8)
             content = bytearray(whole)
             content[position // 8] ^= 1 << position % 8
-            victim.write_bytes(content)
-            try:
+            cases.append((victim, limit, f"bit {position}", content))
+    for victim, limit, what, content in cases:
+        whole = victim.read_bytes()
+        victim.write_bytes(content)
+        try:
+            with mock.patch.object(Snapshot, "HASH_LIMIT_BYTES", limit):
                 sound(path)
-            except AssertionError as error:
-                yield f"{victim.name}, bit {position}: {error}"
-            except (PerceptionSearchError, OSError, ValueError):
-                pass
-            if victim not in {damage.path for damage in verify(path)}:
-                yield f"{victim.name}, bit {position}: not named"
+        except AssertionError as error:
+            yield f"{victim.name}, {what}: {error}"
+        except (PerceptionSearchError, OSError, ValueError):
+            pass
+        if victim not in {damage.path for damage in verify(path)}:
+            yield f"{victim.name}, {what}: not named"
         victim.write_bytes(whole)
+
+
+def other_items(path):
+    """The content of a file as long as `path`, in which every picture is wider."""
+    written = tables.read(path)
+    place = written.schema.get_field_index("width")
+    for more in range(1, 1000):
+        widths = pc.add(written["width"], pa.scalar(more, pa.int32()))
+        file = io.BytesIO()
+        tables.write(file, written.schema, [written.set_column(place, "width", widths)])
+        if file.tell() == path.stat().st_size:
+            return file.getvalue()
+    raise AssertionError("no other file has its length")
 
 
 def first_wrong(folder, mutant):
@@ -62,20 +91,20 @@ def first_wrong(folder, mutant):
             return next(itertools.chain(still_purged(log, SEED), cut), "")
         log = record(root)
         cut = (sentence for sentence in replay(folder / "replay", log, SEED, 200) if sentence)
-        flipped = flips(root / COLLECTION, SEED)
-        likely = [flipped, cut] if "compared" in mutant.change else [cut, flipped]
+        damaged = damages(root / COLLECTION, SEED)
+        likely = [damaged, cut] if "compared" in mutant.change else [cut, damaged]
         return next(itertools.chain(*likely), "")
     except Exception as error:  # of what kind is chance: what is damaged is parsed unchecked
         return repr(error)
 
 
-def test_without_a_change_no_flipped_bit_is_silent(tmp_path):
+def test_without_a_change_no_damage_is_silent(tmp_path):
     """That no power cut loses anything then is in test_power_loss.py."""
     print(f"PERCEPTION_SEARCH_SEED={SEED}")
     root = tmp_path / "root"
     root.mkdir()
     record(root)
-    assert list(flips(root / COLLECTION, SEED)) == [], f"seed {SEED}"
+    assert list(damages(root / COLLECTION, SEED)) == [], f"seed {SEED}"
 
 
 def test_every_module_with_safeguards_is_looked_at():

@@ -6,6 +6,7 @@ import shutil
 import warnings
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from fakes import ColourEncoder
 from media_folder import write_pictures, write_videos
@@ -19,6 +20,7 @@ from perception_search import (
     durable,
     index,
     manifest,
+    tables,
     text_cache,
 )
 from perception_search.errors import CollectionDamaged
@@ -203,9 +205,36 @@ def test_what_cannot_come_back_without_the_media_is_named_file_by_file(made, cop
     assert verify(copy) == []
 
 
-def test_only_the_damaged_are_embedded_again(copy):
-    first, *_ = Snapshot.open(copy).manifest.of("rows")
-    flipped(copy / first.name)
+def start_of_row(path, place):
+    """Where in a file of rows or grids the embedding of row `place` starts."""
+    dim = ColourEncoder().identity.dim
+    return tables.map_embeddings(path, dim)[0].offset + place * 2 * dim
+
+
+@pytest.mark.parametrize("table", ["rows", "grid"])
+@pytest.mark.parametrize("place", [0, 5, -1])
+def test_of_changed_embeddings_only_their_own_files_are_embedded_again(copy, table, place):
+    expected = answers(copy)
+    [file] = Snapshot.open(copy).manifest.of(table)
+    path = copy / file.name
+    owners = tables.read(path, ["content_hash"])["content_hash"].to_pylist()
+    content = bytearray(path.read_bytes())
+    content[start_of_row(path, place % len(owners)) + 9] ^= 16
+    path.write_bytes(content)
+    owner = Snapshot.open(copy).live_paths.get(owners[place], [None])[0]
+    report, _ = mended(copy)
+    assert [step.path for step in report.steps if step.action == "embed"] == [owner]
+    assert answers(copy) == expected
+    row_ids = Snapshot.open(copy).rows.row_id.tolist()
+    assert len(set(row_ids)) == len(row_ids)
+
+
+def test_where_it_is_not_known_whose_rows_are_damaged_all_of_them_are_embedded_again(copy):
+    [first] = Snapshot.open(copy).manifest.of("rows")
+    content = bytearray((copy / first.name).read_bytes())
+    chunk = pq.read_metadata(copy / first.name).row_group(0).column(1)  # content hashes
+    content[chunk.dictionary_page_offset + chunk.total_compressed_size - 3] ^= 1
+    (copy / first.name).write_bytes(content)
     report, _ = mended(copy)
     embedded = {step.path for step in report.steps if step.action == "embed"}
     assert first.num_rows == 18

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stores import DIM, item, make, row, unit
+from stores import item, make, row, unit
 
 from perception_search import index, search
 from perception_search.errors import CollectionDamaged, QueryError
@@ -18,6 +18,14 @@ from perception_search.spans import find_spans
 from perception_search.writer import Grid, Writer
 
 NUM = 300
+
+
+def build_index(folder):
+    """An HNSW index of all rows."""
+    snapshot = Snapshot.open(folder)
+    known = {"next_row_id": snapshot.manifest.next_row_id, "version": snapshot.version}
+    positions = np.arange(len(snapshot.rows))
+    index.build(folder, snapshot.rows, positions, index.recipe("hnsw"), **known)
 
 
 def grid_of(number):
@@ -251,18 +259,39 @@ def test_misuse_is_told(snapshot):
         search.search(snapshot, Target(unit(0)), k=1, whole=True, moments=True)
 
 
-def test_an_embedding_that_changed_on_disk_is_not_ranked_in_silence(tmp_path):
+@pytest.mark.parametrize("how", ["alone", "many", "by an index"])
+def test_a_bit_of_an_embedding_that_changed_on_disk_is_not_ranked_in_silence(
+    tmp_path, monkeypatch, how
+):
+    """Also where files are too large to be compared whole before they are used."""
+    monkeypatch.setattr(Snapshot, "HASH_LIMIT_BYTES", 0)
     folder = make(tmp_path / "c.ps", 5)
-    snapshot = Snapshot.open(folder)
-    [file] = snapshot.manifest.of("rows")
-    snapshot.rows  # noqa: B018  opened and verified
-    path = folder / file.name
-    content = bytearray(path.read_bytes())
-    start = content.rindex(unit(4).astype(np.float16).tobytes())
-    content[start : start + 2 * DIM] = np.full(DIM, 3, np.float16).tobytes()
-    path.write_bytes(content)
-    with pytest.raises(CollectionDamaged):
-        search.search(Snapshot.open(folder), Target(unit(4)), k=5)
+    if how == "by an index":
+        build_index(folder)
+    searcher = Searcher(folder, "cpu")
+    [file] = Snapshot.open(folder).manifest.of("rows")
+    content = bytearray((folder / file.name).read_bytes())
+    content[content.rindex(unit(4).astype(np.float16).tobytes())] ^= 1
+    (folder / file.name).write_bytes(content)
+    targets = [Target(unit(4))] * (2 if how == "many" else 1)
+    with pytest.raises(CollectionDamaged, match="not what was written"):
+        searcher.search(Snapshot.open(folder), targets, k=5)
+
+
+@pytest.mark.parametrize("table", ["rows", "grid"])
+def test_a_large_file_with_another_footer_is_refused_before_it_is_read(
+    tmp_path, monkeypatch, table
+):
+    """What reads it may end the process, not just fail."""
+    monkeypatch.setattr(Snapshot, "HASH_LIMIT_BYTES", 0)
+    folder = make(tmp_path / "c.ps", 5, grid=True)
+    [file] = Snapshot.open(folder).manifest.of(table)
+    content = bytearray((folder / file.name).read_bytes())
+    content[-100] ^= 1
+    (folder / file.name).write_bytes(content)
+    monkeypatch.delattr("pyarrow.parquet.ParquetFile")
+    with pytest.raises(CollectionDamaged, match="verify"):
+        getattr(Snapshot.open(folder), "grids" if table == "grid" else table)
 
 
 # Many targets
@@ -317,17 +346,6 @@ def test_a_gpu_finds_what_the_cpu_finds(snapshot):
     assert searcher._shortlister is not None
 
 
-def test_a_shortlist_says_that_a_row_is_not_of_numbers(snapshot):
-    def blocks():
-        for place, block in snapshot.rows.blocks():
-            yield place, np.where(np.arange(len(block))[:, None] == 7, np.float16(np.nan), block)
-
-    shortlister = Shortlister(blocks, snapshot.rows.dim, torch.device("cpu"))
-    targets = [Target(unit(1)), Target(unit(2))]
-    with pytest.raises(CollectionDamaged, match="not a number"):
-        search.search_many(snapshot, targets, k=3, shortlister=shortlister)
-
-
 # With an index
 
 
@@ -335,15 +353,7 @@ def test_a_shortlist_says_that_a_row_is_not_of_numbers(snapshot):
 def indexed(tmp_path_factory):
     """400 images of which 300 are in an HNSW index, one of those removed."""
     folder = make(tmp_path_factory.mktemp("index") / "c.ps", 300)
-    snapshot = Snapshot.open(folder)
-    index.build(
-        folder,
-        snapshot.rows,
-        np.arange(300),
-        index.recipe("hnsw"),
-        next_row_id=snapshot.manifest.next_row_id,
-        version=snapshot.version,
-    )
+    build_index(folder)
     make(folder, 100, first=300)
     with Writer(folder) as writer:
         writer.add_path(Path("/photos/7.jpg"), PathRecord(1, 2, 3, f"{7:064x}", "removed"))

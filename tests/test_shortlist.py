@@ -24,10 +24,11 @@ def rows_near(centre, count, spread, seed):
 
 
 def blocks(rows, size=50):
-    def given():
+    def given(positions=None):
+        wanted = np.arange(len(rows)) if positions is None else positions
         for first in range(0, len(rows), size):
-            part = rows[first : first + size]
-            yield slice(first, first + len(part)), part
+            here = wanted[(wanted >= first) & (wanted < first + size)]
+            yield here, rows[here] if len(here) < size else rows[first : first + size]
 
     return given
 

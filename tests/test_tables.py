@@ -22,7 +22,7 @@ def rows(count, dim=24, first=0):
             pa.nulls(count, pa.float64()),
             pa.array([1] * count, pa.int32()),
             pa.array(np.ones(count, np.float32)),
-            tables.embedding_array(matrix),
+            *tables.embedding_arrays(matrix),
         ],
         schema=tables.rows_schema(dim),
     ), matrix
@@ -68,7 +68,7 @@ def test_a_flipped_bit_in_a_page_is_noticed(tmp_path):
     with path.open("wb") as file:
         tables.write(file, table.schema, [table])
     content = bytearray(path.read_bytes())
-    content[pq.read_metadata(path).row_group(0).column(7).data_page_offset + 5000] ^= 4
+    content[pq.read_metadata(path).row_group(0).column(8).data_page_offset + 5000] ^= 4
     path.write_bytes(content)
     with pytest.raises(OSError, match="CRC"):
         tables.read(path)

@@ -1,8 +1,9 @@
 """Makes the collection of the present format, with its answers, that later versions must open.
 
-python tests/golden_collections/make.py
+python tests/golden_collections/make.py NAME
 
-Run once a `schema_version`; what is committed is never made again.
+Run once whatever is written otherwise than before; NAME is the `schema_version`, and a word on what
+is new. What is committed is never made again.
 """
 
 import json
@@ -16,7 +17,6 @@ sys.path.insert(0, str(HERE.parent))
 
 from stores import make, unit  # noqa: E402
 
-from perception_search.manifest import SCHEMA_VERSION  # noqa: E402
 from perception_search.snapshot import Snapshot  # noqa: E402
 
 NUM_ITEMS = 12
@@ -42,11 +42,12 @@ def answers(snapshot: Snapshot) -> list[list[list[object]]]:
 
 
 def main() -> None:
-    folder = HERE / str(SCHEMA_VERSION)
+    name = sys.argv[1]
+    folder = HERE / name
     make(folder, NUM_ITEMS, grid=True, captions=True)
     (folder / "writer.lock").unlink()
     told = json.dumps(answers(Snapshot.open(folder)), indent=1)
-    (HERE / f"{SCHEMA_VERSION}.json").write_text(told + "\n")
+    (HERE / f"{name}.json").write_text(told + "\n")
 
 
 if __name__ == "__main__":
