@@ -31,6 +31,9 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 PIP := $(BIN)/python $(PIP_INSTALL)
 PARITY_PIP := $(PARITY)/bin/python $(PIP_INSTALL)
 
+FAULTS := faults power_loss beside_each_other mutated_media mutants full_disk golden_collections \
+	file_names metadata assets salvage repair reembed purge
+
 .DEFAULT_GOAL := demo
 .PHONY: demo app test check bench parity parity-env bench-video bench-encode bench-gpu bench-index bench-index-1m bench-index-small scale faults clean
 
@@ -106,7 +109,10 @@ scale: $(VENV)/test
 	PERCEPTION_SEARCH_SCALE=full $(BIN)/python -m pytest tests/test_scale.py -s
 
 faults: $(VENV)/test
-	PERCEPTION_SEARCH_FAULTS=long $(BIN)/python -m pytest -s tests/test_power_loss.py tests/test_mutants.py tests/test_full_disk.py tests/test_beside_each_other.py tests/test_golden_collections.py tests/test_mutated_media.py tests/test_file_names.py tests/test_metadata.py tests/test_faults.py
+	seed=$${PERCEPTION_SEARCH_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; \
+	echo "PERCEPTION_SEARCH_SEED=$$seed make faults replays this run"; \
+	PERCEPTION_SEARCH_FAULTS=long PERCEPTION_SEARCH_SEED=$$seed OMP_WAIT_POLICY=PASSIVE \
+		$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(FAULTS:%=tests/test_%.py)
 
 clean:
 	rm -rf $(VENV) $(PARITY) demo build dist

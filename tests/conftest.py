@@ -1,10 +1,37 @@
-"""What tests in more than one folder use."""
+"""What tests in more than one folder use, and what the long forms have found as they end."""
 
+import os
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+LONG = os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long"
+
+
+class Figures:
+    """Says what each test printed, its seed and its figures, as soon as it has ended."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        said = "; ".join(report.capstdout.strip().split("\n"))
+        if report.when == "call" and terminal is not None and said:
+            terminal.ensure_newline()
+            terminal.line(f"{report.nodeid} {report.outcome} in {report.duration:.0f} s: {said}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if LONG and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Figures(config))
+
+
+def pytest_report_header() -> str:
+    return f"{os.cpu_count()} processors, {platform.platform()}"
 
 
 @pytest.fixture

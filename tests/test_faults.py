@@ -10,10 +10,10 @@ import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from fakes import ColourEncoder
+from kill_child import DONE, Child
 from media_folder import write_pictures, write_videos
 
 from perception_search import Collection, PerceptionSearchError
@@ -25,11 +25,9 @@ from perception_search.writer import Writer
 
 LONG = os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long"
 SEED = int(os.environ.get("PERCEPTION_SEARCH_SEED", random.randrange(1 << 32)))
-NUM_KILLS = 10_000 if LONG else 40
+NUM_KILLS = 10_000 if LONG else 100
 NUM_FLIPS = 20_000 if LONG else 200
 NUM_PICTURES = 400
-
-CHILD = Path(__file__).with_name("kill_child.py")
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +37,13 @@ def pictures(tmp_path_factory):
 
 def kill_once(collection, media, operations, delay_seconds):
     """Start an ingest and kill it; the acknowledged paths, and whether it ran to its end."""
-    command = [sys.executable, str(CHILD), str(collection), str(media)]
-    if operations is not None:
-        command.append(str(operations))
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    lines = []
-    first = child.stdout.readline()
-    if first:
-        lines.append(first)
-        if operations is None:
-            time.sleep(delay_seconds)
-            child.kill()
-        lines += child.stdout.readlines()
-    child.stdout.close()
-    child.wait(60)
-    paths = [line.rstrip("\n") for line in lines if line.endswith("\n") and line != "done\n"]
-    return paths, "done\n" in lines
+    child = Child(str(collection), str(media), operations)
+    lines = [child.line()]
+    if operations is None:
+        time.sleep(delay_seconds)
+        child.kill()
+    lines += child.ended()
+    return [line for line in lines if line not in (DONE, None)], DONE in lines
 
 
 def check_after_kill(collection, acknowledged):
