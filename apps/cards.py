@@ -135,6 +135,9 @@ def library(info: Mapping[str, Any], failures: Sequence[Any]) -> str:
         "Folders": ", ".join(folders) or "none yet",
         "Since": info["created_at"],
     }
+    if coming := info["moving_to"]:
+        num_items = info["images"] + info["videos"]
+        facts["Moving to"] = f"{coming['model']}: {coming['items']:,} of {num_items:,} items"
     rows = "".join(
         f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>"
         for name, value in facts.items()

@@ -22,6 +22,7 @@ from perception_search.encoder import Identity
 from perception_search.encoder.perception import PerceptionEncoder
 from perception_search.ingest import STILL_LEVELS
 from perception_search.rows import SCAN_BLOCK_ROWS
+from perception_search.scoring import cosines
 from perception_search.video_sampling import MAX_FRAMES_PER_CHUNK
 
 IMAGES_SECONDS = 0.5
@@ -337,10 +338,10 @@ def score_cost(dim: int) -> float:
     """Seconds of an exact search for one row, as `Scorer.scan` scores many."""
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((SCAN_BLOCK_ROWS, dim)).astype(np.float16)
-    target = rng.standard_normal((dim, 1)).astype(np.float32)
+    target = rng.standard_normal((1, dim)).astype(np.float32)
     times = []
     for _ in range(_SCAN_ROUNDS):
         start = time.perf_counter()
-        rows.astype(np.float32) @ target
+        cosines(rows, target)
         times.append(time.perf_counter() - start)
     return float(np.median(times)) / len(rows)

@@ -22,6 +22,8 @@ FOLDER = "manifests"
 COLLECTION_FILE = "collection.json"
 COPIES = ("a", "b")
 TABLES = ("rows", "grid", "items", "paths", "captions")
+NEXT = "next"
+"""Folder of a collection of its own: a move to another model that is under way."""
 CACHE, THUMBNAILS = "cache", "thumbnails"
 """Folders of what was derived from items or asked, and may be deleted at any time."""
 

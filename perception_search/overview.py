@@ -1,12 +1,15 @@
 """What is in a collection, and what could not be taken in; needs no weights."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from perception_search import index as indexing
+from perception_search import manifest
+from perception_search.errors import CollectionError
 from perception_search.snapshot import Snapshot
 from perception_search.survey import FileReport
 
@@ -45,6 +48,7 @@ def overview(snapshot: Snapshot, notice: str | None) -> dict[str, Any]:
         "size_bytes": sum(file.size_bytes for file in snapshot.manifest.files),
         "files": len(snapshot.manifest.files),
         "index": _index(snapshot),
+        "moving_to": _moving_to(snapshot.folder),
         "provenance": origins,
     }
 
@@ -70,6 +74,16 @@ def _captions(snapshot: Snapshot) -> list[dict[str, Any]]:
         | {"items": group["content_hash_count_distinct"], "captions": group["text_count"]}
         for group in groups.sort_by([(name, "ascending") for name in names]).to_pylist()
     ]
+
+
+def _moving_to(folder: Path) -> dict[str, Any] | None:
+    """The model that a move is under way to, and how many items it has embedded."""
+    try:
+        coming = Snapshot.open(folder / manifest.NEXT)
+    except CollectionError:
+        return None
+    model = coming.manifest.collection["identity"]["model"]
+    return {"model": model, "items": coming.live_items.num_rows}
 
 
 def _index(snapshot: Snapshot) -> dict[str, Any] | None:

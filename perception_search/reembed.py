@@ -31,7 +31,6 @@ from perception_search.snapshot import PathRecord, Snapshot
 from perception_search.survey import FileReport, Options
 from perception_search.writer import Writer, create_folder
 
-FOLDER = "next"
 LEFT_OUT = "left_out"
 """Outcome of an item that was not there when the model changed: it is embedded when it returns."""
 
@@ -94,7 +93,7 @@ def reembed(
         KeyboardInterrupt: Ctrl-C; what was finished is kept for the next run.
     """
     snapshot = Snapshot.open(folder)
-    next_folder = folder / FOLDER
+    next_folder = folder / manifest.NEXT
     identity = encoder.identity.as_dict()
     if snapshot.manifest.collection["identity"] == identity:
         shutil.rmtree(next_folder, ignore_errors=True)  # of a move that was completed
@@ -316,7 +315,7 @@ def purge_coming(writer: Writer) -> None:
     Args:
         writer: the collection's, entered.
     """
-    next_folder = writer.folder / FOLDER
+    next_folder = writer.folder / manifest.NEXT
     if not (next_folder / manifest.FOLDER).is_dir():
         return
     live = {path for paths in writer.snapshot.live_paths.values() for path in paths}

@@ -66,11 +66,11 @@ class Scorer:
 
     def products(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Cosines (N, 1 + minus) of the rows at `positions`."""
-        return _cosines(self._snapshot.rows.embeddings(positions), self._vectors)
+        return cosines(self._snapshot.rows.embeddings(positions), self._vectors)
 
     def scores(self, embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
         """Scores (N,) of unit embeddings (N, dim), which may be float16 as they are stored."""
-        return self.combine(_cosines(embeddings, self._vectors))
+        return self.combine(cosines(embeddings, self._vectors))
 
     def scan(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores (N,) of the rows at `positions` (ascending), reading embeddings in disk order."""
@@ -78,7 +78,7 @@ class Scorer:
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
-def _cosines(embeddings: NDArray[np.floating], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def cosines(embeddings: NDArray[np.floating], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Of unit embeddings (N, dim) and unit vectors (V, dim), as (N, V).
 
     Those of one embedding are the same to the bit whatever others are beside it, so that a row has

@@ -1,7 +1,7 @@
 """Whether a collection still holds what was written to it; reads, and changes nothing."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from perception_search import durable, index, manifest, tables, text_cache
-from perception_search.errors import CollectionDamaged
+from perception_search.errors import CollectionDamaged, CollectionNotFound
 from perception_search.manifest import Manifest, StoredFile
 
 
@@ -27,6 +27,7 @@ _UNNEEDED = "of an older version: nothing needs it, and `perception-search repai
 _REBUILD = "a copy of other data: rebuild it with `perception-search index`, or `repair`"
 _FORGET = "texts that were asked: made anew as they are asked again"
 _REOPEN = "`perception-search repair --previous-version` opens the version before"
+_RESTART = "of a move that is under way: `perception-search reembed --restart` makes it anew"
 _REPAIR = "`perception-search repair` mends what can be, and names the rest"
 
 
@@ -45,7 +46,18 @@ def verify(folder: Path, *, quick: bool = False) -> list[Damage]:
         state = manifest.read(folder)
     except CollectionDamaged as error:
         return [*found, Damage(folder / manifest.FOLDER, str(error), _REOPEN)]
-    return [*found, *examine(folder, state, quick=quick)]
+    return [*found, *examine(folder, state, quick=quick), *_coming(folder, quick)]
+
+
+def _coming(folder: Path, quick: bool) -> list[Damage]:
+    """What is wrong with a move to another model that is under way."""
+    try:
+        found = verify(folder / manifest.NEXT, quick=quick)
+    except CollectionNotFound:
+        return []
+    except CollectionDamaged as error:
+        found = [Damage(folder / manifest.NEXT, str(error), _RESTART)]
+    return [replace(damage, remedy=_RESTART) for damage in found]
 
 
 def examine(folder: Path, state: Manifest, *, quick: bool = False) -> list[Damage]:

@@ -387,7 +387,7 @@ def test_the_command_measures_without_weights(folder, run, monkeypatch, tmp_path
     assert model["disk_bytes"] > 2 * 512 * 33
     assert model["query_ms"] > 0
     assert model["scores"]["IN-1k"] == 62.1
-    assert basis["num_images"] in (31, 32)  # the broken one may not be in what there is time for
+    assert 0 < basis["num_images"] <= 32  # as many as there was time for
     assert basis["num_videos"] == 2
     assert (basis["num_files"], basis["num_identified"], basis["is_sampled"]) == (36, 36, False)
     assert basis["sampling"]["frames_per_second"] == 1.0

@@ -10,10 +10,11 @@ import pytest
 from fakes import ColourEncoder, OtherEncoder
 from media_folder import write_pictures, write_videos
 from stops import stopping_after
+from stores import flipped
 
 from perception_search import Collection, Segmentation, current_index, index, own_encoder
 from perception_search.errors import CollectionError
-from perception_search.reembed import FOLDER
+from perception_search.manifest import NEXT
 from perception_search.reembed import reembed as move
 from perception_search.snapshot import Snapshot
 from perception_search.verify import verify
@@ -73,7 +74,7 @@ def test_afterwards_it_is_as_if_made_with_the_new_model(made, tmp_path, dim):
     assert new.path_records == old.path_records, "what was removed stays out"
     assert new.rows.row_id.min() >= old.manifest.next_row_id, "no id is given twice"
     assert index.read_record(path).dim == dim
-    assert not (path / FOLDER).exists()
+    assert not (path / NEXT).exists()
     again = Collection.open(path, encoder=OtherEncoder(dim))
     assert again.ingest(media).counts()["unchanged"] == 9
     assert again.ingest(files[3]).ingested == 1, "its old embedding is gone, a new one is made"
@@ -134,7 +135,7 @@ def test_missing_files_are_said_before_and_left_out_only_on_request(made, tmp_pa
     before = found(path, ColourEncoder())
     with pytest.raises(CollectionError, match=r"1 files are not there.*--drop-missing"):
         move(path, OtherEncoder())
-    assert not (path / FOLDER).exists(), "nothing was begun"
+    assert not (path / NEXT).exists(), "nothing was begun"
     assert found(path, ColourEncoder()) == before
     move(path, OtherEncoder(), drop_missing=True)
     assert len(found(path, OtherEncoder())) == 8
@@ -206,15 +207,41 @@ def test_a_purge_reaches_into_a_move_that_is_under_way(made):
     with pytest.raises(KeyboardInterrupt):
         move(path, OtherEncoder(), on_progress=stop)
     photos = Collection.open(path, encoder=ColourEncoder())
-    hashes = set(Snapshot.open(path / FOLDER).rows.content_hash.to_pylist())
+    assert photos.info()["moving_to"] == {"model": "others", "items": 9}
+    hashes = set(Snapshot.open(path / NEXT).rows.content_hash.to_pylist())
     assert removed in hashes
     photos.remove(files[5])
     photos.purge()
-    left = Snapshot.open(path / FOLDER)
+    left = Snapshot.open(path / NEXT)
     assert removed not in set(left.rows.content_hash.to_pylist())
     assert np.isin(left.items["content_hash"].to_pylist(), [removed]).sum() == 0
     move(path, OtherEncoder())
     assert len(found(path, OtherEncoder())) == 8
+    assert photos.info()["moving_to"] is None
+
+
+def test_what_is_damaged_of_a_move_under_way_is_named_and_made_anew(run, made):
+    path, _, _ = made
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        move(path, OtherEncoder(), on_progress=stop)
+    assert verify(path) == []
+    code, out, _ = run("info", path)
+    assert code == 0
+    assert "moving to   others: " in out
+    coming = Snapshot.open(path / NEXT)
+    damaged = path / NEXT / coming.manifest.of("items")[0].name
+    flipped(damaged)
+    [damage] = verify(path)
+    assert damage.path == damaged
+    assert "reembed --restart" in damage.remedy
+    with pytest.raises(CollectionError, match="does not hold what was written"):
+        move(path, OtherEncoder())
+    move(path, OtherEncoder(), restart=True)
+    assert verify(path) == []
 
 
 def test_reembed_says_what_it_takes_first(run, made, monkeypatch):

@@ -69,6 +69,12 @@ def info(path: Folder, as_json: AsJson = False) -> None:
             f"{readable_bytes(found['size_bytes'])}"
             + (f", finds {shares(found['recall'])}" if found["recall"] else "")
         )
+    coming = described["moving_to"]
+    if coming is not None:
+        print_line(
+            f"moving to   {coming['model']}: {coming['items']} of {num_items} items are embedded; "
+            "`perception-search reembed` goes on"
+        )
     for root in described["roots"]:
         print_line(f"folder      {display(root)}")
     for origin in described["provenance"]:
