@@ -31,8 +31,8 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 PIP := $(BIN)/python $(PIP_INSTALL)
 PARITY_PIP := $(PARITY)/bin/python $(PIP_INSTALL)
 
-FAULTS := faults power_loss beside_each_other mutated_media mutants full_disk golden_collections \
-	file_names metadata assets salvage repair reembed purge
+FAULTS := faults power_loss beside_each_other mutated_media changing_files where mutants full_disk \
+	golden_collections file_names metadata assets salvage repair reembed purge
 
 .DEFAULT_GOAL := demo
 .PHONY: demo app test check bench parity parity-env bench-video bench-encode bench-gpu bench-index bench-index-1m bench-index-small scale faults clean

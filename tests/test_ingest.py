@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import fields, replace
 from pathlib import Path
 
 import av
@@ -13,7 +14,9 @@ from media_folder import colour, picture, write_pictures, write_video
 from PIL import Image
 
 from perception_search import Collection, Sampling, Segmentation
+from perception_search.encoder.protocol import Identity
 from perception_search.errors import CollectionMismatch
+from perception_search.snapshot import Snapshot
 
 
 @pytest.fixture
@@ -215,6 +218,34 @@ def test_another_encoder_is_refused_and_both_are_shown(photos, media):
     small = Collection.open(photos.path, encoder=ColourEncoder(dim=32))
     with pytest.raises(CollectionMismatch, match=r"dim 64.*dim 32"):
         small.ingest(media)
+
+
+@pytest.mark.parametrize("changed", [field.name for field in fields(Identity)])
+def test_an_encoder_that_is_another_in_one_thing_is_refused(photos, media, changed):
+    photos.ingest(media)
+    before = photos.snapshot.version
+    known = photos.info()[changed]
+    another = known + 1 if changed == "dim" else f"{known} another"
+
+    class Another(ColourEncoder):
+        @property
+        def identity(self):
+            return replace(super().identity, **{changed: another})
+
+    other = Collection.open(photos.path, encoder=Another())
+    asked = [lambda: other.ingest(media)]
+    if changed == "text_sha256":
+        asked = []
+    if changed not in ("vision_sha256", "preprocessing", "pooling"):
+        asked.append(lambda: other.search("red"))
+    if changed != "text_sha256":
+        asked.append(lambda: other.search(images=[next(media.rglob("*.jpg"))]))
+    for ask in asked:
+        with pytest.raises(CollectionMismatch) as told:
+            ask()
+        for value in (known, another):
+            assert str(value)[:12] in str(told.value)
+    assert Snapshot.open(photos.path).version == before
 
 
 def test_the_callers_own_columns_can_be_filtered_by(photos, media):
