@@ -173,8 +173,8 @@ def test_a_recipe_is_filled_in_for_the_collection(num_rows, dim, factory):
 
 
 def test_few_rows_need_no_index():
-    assert recipe_for(49_999, 1024)[0] == EXACT
-    assert recipe_for(50_000, 1024)[0] == "ivf-pq"
+    assert recipe_for(99_999, 1024)[0] == EXACT
+    assert recipe_for(100_000, 1024)[0] == "ivf-pq"
 
 
 def test_little_memory_is_thought_of():

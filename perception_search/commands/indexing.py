@@ -33,7 +33,7 @@ def index(
     perception-search index photos.ps
     perception-search index photos.ps --recipe hnsw --recall 0.99
 
-    An ingest adds to it what it finds, and builds the first one from 50,000 rows on; exact stays.
+    An ingest adds to it what it finds, and builds the first one from 100,000 rows on; exact stays.
     """
     collection = open_collection(path)
     if recipe == AUTO:
