@@ -67,18 +67,18 @@ def salvage(folder: Path, stored: StoredFile, dim: int) -> Salvaged:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             schema = file.schema_arrow
             needed = _NEEDED.get(table, tuple(schema.names))
-            if table in ("rows", "grid") and schema != tables.schema_of(table, dim):
+            if table in ("rows", "grid") and not tables.is_schema_of(schema, table, dim):
                 return NOTHING
             for number in range(file.num_row_groups):
                 part, missing = _group(file, number, schema)
                 is_explained = is_explained or bool(missing)
-                if missing == {"embedding"} and part is not None:
+                if missing == {"embedding"} and part is not None and "checksum" in schema.names:
                     part, some = _whole_rows(path, number, part)
                     missing = set()
                     if lost_contents is not None:
                         lost_contents |= some
                 if not missing.intersection(needed) and part is not None and _is_sound(part, table):
-                    parts.append(part)
+                    parts.append(tables.with_checksums(part))
                     lost_columns |= missing
                 else:
                     lost_contents = None

@@ -119,6 +119,12 @@ def schema_of(table: str, dim: int) -> pa.Schema:
     return rows_schema(dim) if table == "rows" else grid_schema(dim)
 
 
+def is_schema_of(schema: pa.Schema, table: str, dim: int) -> bool:
+    """Whether it is, or was before embeddings had checksums."""
+    ours = schema_of(table, dim)
+    return bool(schema in (ours, ours.remove(ours.get_field_index(_CHECKSUM.name))))
+
+
 def embedding_arrays(matrix: NDArray[np.float16]) -> list[pa.Array]:
     """A matrix (N, dim) as the last columns of the schemas above: checksums, and embeddings."""
     checksum, embedding = _embedding_fields(matrix.shape[1])
@@ -197,14 +203,14 @@ def read(
     with pq.ParquetFile(
         path, page_checksum_verification=True, memory_map=True, read_dictionary=coded
     ) as file:
-        return _with_checksums(file.read(columns=columns))
+        return with_checksums(file.read(columns=columns))
 
 
 def groups(path: Path) -> Iterator[pa.Table]:
     """The table in `path` a row group at a time, page checksums verified."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for number in range(file.num_row_groups):
-            yield _with_checksums(file.read_row_group(number))
+            yield with_checksums(file.read_row_group(number))
 
 
 def footer_sha256(path: Path) -> str:
@@ -223,7 +229,7 @@ def footer_sha256(path: Path) -> str:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def _with_checksums(table: pa.Table) -> pa.Table:
+def with_checksums(table: pa.Table) -> pa.Table:
     """The same with checksums where it has embeddings and was written before they had any."""
     if "embedding" not in table.column_names or _CHECKSUM.name in table.column_names:
         return table

@@ -2,6 +2,7 @@
 
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -87,6 +88,16 @@ def test_the_other_groups_of_a_large_file_are_kept(tmp_path, monkeypatch):
     assert [i for part in parts for i in part["row_id"].to_pylist()] == expected[:16] + expected[
         32:
     ]
+
+
+def test_a_file_from_before_there_were_checksums_is_read(tmp_path):
+    golden = Path(__file__).parent / "golden_collections" / "1"
+    for table in ("rows", "grid"):
+        [file] = Snapshot.open(golden).manifest.of(table)
+        assert file.footer_sha256 == ""
+        [part], _, _ = salvage(golden, file, DIM)
+        assert part.schema == tables.schema_of(table, DIM)
+        assert part.num_rows == file.num_rows
 
 
 def test_a_file_with_another_footer_is_not_read(tmp_path, monkeypatch):
