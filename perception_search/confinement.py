@@ -12,6 +12,7 @@ by root those of other users too.
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import platform
 import re
@@ -21,6 +22,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from perception_search.call_filter import refuse_calls
 
 WHAT_MUST_FAIL = {
     "connect": "open a connection",
@@ -70,7 +73,8 @@ def confine(write_folder: Path | None = None) -> list[str]:
     if sys.platform != "linux":
         return [f"{platform.system()} confines no process by itself"]
     missing = []
-    for step in (_leave_network, _drop_privileges, lambda: _restrict_files(write_folder)):
+    restrict_files = functools.partial(_restrict_files, write_folder)
+    for step in (_leave_network, _drop_privileges, restrict_files, refuse_calls):
         try:
             step()
         except OSError as error:

@@ -16,6 +16,7 @@ ORDER = [
     "media",
     "frames",
     "media_facts",
+    "call_filter",
     "confinement",
     "decode_limits",
     "video_sampling",
