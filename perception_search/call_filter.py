@@ -15,13 +15,17 @@ _X86_64, _AARCH64 = "x86_64", "aarch64"
 _AUDIT_ARCHITECTURE = {_X86_64: 0xC000003E, _AARCH64: 0xC00000B7}
 _REFUSED_CALLS = {  # name: number on x86_64, on aarch64
     "socket": (41, 198),
+    "socketpair": (53, 199),  # one of a pair can be connected to another place
     "execve": (59, 221),
     "execveat": (322, 281),
     "io_uring_setup": (425, 425),  # which makes sockets too
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
+    "pidfd_open": (434, 434),
+    "pidfd_getfd": (438, 438),
     "setns": (308, 268),
+    "unshare": (272, 97),
     "mount": (165, 40),
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
@@ -47,7 +51,8 @@ class _Program(ctypes.Structure):
 def refuse_calls() -> None:
     """Have calls that make sockets, run programs or look into other processes fail from now on.
 
-    `no_new_privs` must be set. Threads that run already are not bound.
+    `no_new_privs` must be set. Threads that run already are not bound, and what other processes
+    show in `/proc` is Landlock's business.
 
     Raises:
         OSError: the kernel does not grant it, or the numbers of this machine's calls are not known.

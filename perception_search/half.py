@@ -3,9 +3,7 @@
 Imports torch where it is needed, or loaded anyway.
 """
 
-import functools
 import sys
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,18 +35,13 @@ def as_tensor(array: NDArray[Any]) -> "torch.Tensor":
     """The same numbers in the same memory; nothing may write to it."""
     import torch
 
-    _warn_unseen()
-    return torch.from_numpy(array)
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Writable(array)))
 
 
-@functools.cache
-def _warn_unseen() -> None:
-    """Have torch say now what it says once a process: that it could write into a mapped array.
+class _Writable:
+    """An array that says it may be written to: torch warns of others, and a copy takes long."""
 
-    It will not, and a copy would take as long as what is computed.
-    """
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        torch.from_numpy(np.frombuffer(b"0", np.uint8))
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array  # holds the memory
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = array.__array_interface__ | {"data": (address, False)}

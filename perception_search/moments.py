@@ -43,9 +43,9 @@ def frame_scores(
     Raises:
         CollectionDamaged: a grid is not what was written.
     """
-    grids = [snapshot.grids.of(content_hash) for content_hash in content_hashes]
+    grids = snapshot.grids
     with ThreadPoolExecutor(num_cores()) as pool:  # NumPy lets others run meanwhile
-        return list(pool.map(lambda grid: scorer.scores(grid.embeddings), grids))
+        return list(pool.map(lambda name: scorer.scores(grids.of(name).embeddings), content_hashes))
 
 
 def moments_of(

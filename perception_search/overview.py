@@ -1,7 +1,6 @@
 """What is in a collection, and what could not be taken in; needs no weights."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ def overview(snapshot: Snapshot, notice: str | None) -> dict[str, Any]:
         "size_bytes": sum(file.size_bytes for file in snapshot.manifest.files),
         "files": len(snapshot.manifest.files),
         "index": _index(snapshot),
-        "moving_to": _moving_to(snapshot.folder),
+        "moving_to": _moving_to(snapshot),
         "provenance": origins,
     }
 
@@ -76,14 +75,17 @@ def _captions(snapshot: Snapshot) -> list[dict[str, Any]]:
     ]
 
 
-def _moving_to(folder: Path) -> dict[str, Any] | None:
+def _moving_to(snapshot: Snapshot) -> dict[str, Any] | None:
     """The model that a move is under way to, and how many items it has embedded."""
     try:
-        coming = Snapshot.open(folder / manifest.NEXT)
-    except CollectionError:
+        coming = Snapshot.open(snapshot.folder / manifest.NEXT)
+        identity = coming.manifest.collection["identity"]
+        num_items = coming.live_items.num_rows
+    except CollectionError:  # there is none, or it is coming or going just now
         return None
-    model = coming.manifest.collection["identity"]["model"]
-    return {"model": model, "items": coming.live_items.num_rows}
+    if identity == snapshot.manifest.collection["identity"]:
+        return None  # it was completed
+    return {"model": identity["model"], "items": num_items}
 
 
 def _index(snapshot: Snapshot) -> dict[str, Any] | None:

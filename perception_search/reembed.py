@@ -146,7 +146,7 @@ def _planned(snapshot: Snapshot, begun: Snapshot | None, encoder: Encoder) -> Mo
     left = live.keys() - done
     grids = set(snapshot.grids)
     num_frames = sum(
-        len(snapshot.grids.of(content_hash).pts_seconds) if content_hash in grids else 1
+        snapshot.grids.num_frames(content_hash) if content_hash in grids else 1
         for content_hash in left
     )
     missing = [path for h in left for path in live[h] if not path.is_file()]

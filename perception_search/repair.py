@@ -169,7 +169,9 @@ def _add_videos(writer: Writer, mended: Mended, snapshot: Snapshot) -> None:
 def _grids(writer: Writer, mended: Mended) -> dict[str, Grid]:
     wanted = pa.array(sorted(mended.videos), pa.string())
     kept = [writer.folder / file.name for file in mended.kept if file.table == "grid"]
-    parts = [tables.read(path) for path in kept] + mended.parts.get("grid", [])
+    parts = [tables.read(path) for path in kept]
+    if "grid" in mended.parts:  # of which a grid may be in two
+        parts.append(pa.concat_tables(mended.parts["grid"]))
     grids = {}
     for part in parts:
         part = part.filter(pc.is_in(part["content_hash"], value_set=wanted))

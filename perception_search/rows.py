@@ -1,6 +1,7 @@
 """The rows of a version and the grids of its videos: columns, and embeddings as mapped matrices.
 
-An embedding is compared with its checksum whenever it is used. Knows no item and no manifest.
+An embedding is compared with its checksum before it is used; a block of rows that is scanned as a
+whole, once in a process. Knows no item and no manifest.
 """
 
 import functools
@@ -46,7 +47,9 @@ class Rows:
         """These rows and later ones: their columns, and their embeddings as matrices."""
         some = [part for part in (self._table, *parts) if part.num_rows]
         table = pa.concat_tables(some) if some else self._table
-        return Rows(table, [*self._matrices, *matrices], self.dim)
+        longer = Rows(table, [*self._matrices, *matrices], self.dim)
+        longer._whole_blocks |= self._whole_blocks
+        return longer
 
     def blocks(
         self, positions: NDArray[np.int64] | None = None
@@ -157,6 +160,11 @@ class Grids:
     def __iter__(self) -> Iterator[str]:
         """The content hashes of the videos, in the order they were written."""
         return iter(self._places)
+
+    def num_frames(self, content_hash: str) -> int:
+        """How many frames the grid of one video has; KeyError where it has none."""
+        _, place = self._places[content_hash]
+        return int(place.stop - place.start)
 
     def of(self, content_hash: str) -> GridFrames:
         """The grid of one video.

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from perception_search import durable, manifest, tables
 from perception_search.manifest import StoredFile
@@ -67,21 +68,24 @@ def salvage(folder: Path, stored: StoredFile, dim: int) -> Salvaged:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             schema = file.schema_arrow
             needed = _NEEDED.get(table, tuple(schema.names))
-            if table in ("rows", "grid") and not tables.is_schema_of(schema, table, dim):
+            has_embeddings = table in ("rows", "grid")
+            if has_embeddings and not tables.is_schema_of(schema, table, dim):
                 return NOTHING
+            matrices = tables.map_embeddings(path, dim) if has_embeddings else []
             for number in range(file.num_row_groups):
                 part, missing = _group(file, number, schema)
                 is_explained = is_explained or bool(missing)
-                if missing == {"embedding"} and part is not None and "checksum" in schema.names:
-                    part, some = _whole_rows(path, number, part)
-                    missing = set()
-                    if lost_contents is not None:
-                        lost_contents |= some
-                if not missing.intersection(needed) and part is not None and _is_sound(part, table):
-                    parts.append(tables.with_checksums(part))
-                    lost_columns |= missing
-                else:
+                some: set[str] = set()
+                if has_embeddings and part is not None:
+                    part, missing, some = _whole_rows(part, missing, matrices[number])
+                if missing.intersection(needed) or part is None or not _is_sound(part, table):
                     lost_contents = None
+                    continue
+                lost_columns |= missing
+                if lost_contents is not None:
+                    lost_contents |= some
+                if part.num_rows:
+                    parts.append(part)
     except (OSError, ValueError, OverflowError, pa.ArrowException):
         lost_contents = None  # nothing more can be read
     if not is_explained:
@@ -90,18 +94,31 @@ def salvage(folder: Path, stored: StoredFile, dim: int) -> Salvaged:
     return Salvaged(parts, frozenset(lost_columns), known)
 
 
-def _whole_rows(path: Path, number: int, part: pa.Table) -> tuple[pa.Table, set[str]]:
-    """Of a row group of which the embeddings' page is damaged the rows of which the embedding is
-    not, and the contents of the others.
+def _whole_rows(
+    part: pa.Table, missing: set[str], matrix: NDArray[np.float16]
+) -> tuple[pa.Table, set[str], set[str]]:
+    """Of a row group the rows whose embedding is whole, the columns that are still missing, and the
+    contents of the other rows.
+
+    One of the two, embeddings and their checksums, is enough to tell: the other page is damaged.
+
+    Args:
+        part: as `_group` gives it.
+        missing: its columns that could not be read.
+        matrix: its embeddings as they are on disk.
     """
-    with pq.ParquetFile(path) as unchecked:
-        read = unchecked.read_row_group(number, columns=["embedding"])
+    if "checksum" not in part.column_names:  # written before there were any
+        return part if missing else tables.with_checksums(part), missing, set()
+    if missing == {"checksum"}:
+        return tables.with_checksums(part.drop_columns(["checksum"])), set(), set()
+    if missing - {"embedding"}:
+        return part, missing, set()
     place = part.schema.get_field_index("embedding")
-    matrix = tables.matrix_of(read)
+    field = part.schema.field(place).with_nullable(False)
+    part = part.set_column(place, field, tables.embedding_arrays(matrix)[1])
     is_whole = tables.checksums(matrix) == part["checksum"].to_numpy()
-    part = part.set_column(place, read.schema.field("embedding"), read["embedding"])
     lost = part["content_hash"].filter(pa.array(~is_whole)).unique().to_pylist()
-    return part.filter(pa.array(is_whole)), set(lost)
+    return part.filter(pa.array(is_whole)), set(), set(lost)
 
 
 def _group(
@@ -142,8 +159,7 @@ def _is_sound(part: pa.Table, table: str) -> bool:
     ):
         return False
     if table in ("rows", "grid"):
-        flat = part["embedding"].combine_chunks().flatten().to_numpy().astype(np.float32)
-        lengths = np.linalg.norm(flat.reshape(part.num_rows, -1), axis=1)
+        lengths = np.linalg.norm(tables.matrix_of(part).astype(np.float32), axis=1)
         return bool((np.abs(lengths - 1) < 0.01).all())
     return True
 

@@ -355,6 +355,8 @@ class Snapshot:
         """Whatever goes wrong in here, raise CollectionDamaged where one of the files is."""
         try:
             yield
+        except CollectionDamaged:
+            raise
         except Exception:  # what is damaged and was not compared can end in any
             for file in files:
                 self._compare(file, whole=True)

@@ -251,12 +251,11 @@ def read_mapped(
     gives them: not compared with their checksums.
     """
     names = pq.read_schema(path).names
-    table = read(path, [name for name in names if name != "embedding"], coded)
-    matrices = map_embeddings(path, dim)
-    if _CHECKSUM.name not in names:
-        sums = pa.chunked_array([checksums(matrix) for matrix in matrices], _CHECKSUM.type)
-        table = table.append_column(_CHECKSUM, sums)
-    return table, matrices
+    if _CHECKSUM.name in names:
+        table = read(path, [name for name in names if name != "embedding"], coded)
+    else:  # of what the page's checksum says is whole
+        table = read(path, None, coded).drop_columns(["embedding"])
+    return table, map_embeddings(path, dim)
 
 
 def map_embeddings(path: Path, dim: int) -> list[NDArray[np.float16]]:

@@ -46,18 +46,22 @@ def verify(folder: Path, *, quick: bool = False) -> list[Damage]:
         state = manifest.read(folder)
     except CollectionDamaged as error:
         return [*found, Damage(folder / manifest.FOLDER, str(error), _REOPEN)]
-    return [*found, *examine(folder, state, quick=quick), *_coming(folder, quick)]
+    return [*found, *examine(folder, state, quick=quick), *_coming(folder, state, quick)]
 
 
-def _coming(folder: Path, quick: bool) -> list[Damage]:
-    """What is wrong with a move to another model that is under way."""
+def _coming(folder: Path, state: Manifest, quick: bool) -> list[Damage]:
+    """What is wrong with a move to another model that is under way, and does not heal by itself."""
+    coming = folder / manifest.NEXT
     try:
-        found = verify(folder / manifest.NEXT, quick=quick)
+        if manifest.read(coming).collection["identity"] == state.collection["identity"]:
+            return []  # it was completed
+        found = verify(coming, quick=quick)
     except CollectionNotFound:
         return []
     except CollectionDamaged as error:
-        found = [Damage(folder / manifest.NEXT, str(error), _RESTART)]
-    return [replace(damage, remedy=_RESTART) for damage in found]
+        found = [Damage(coming, str(error), _REOPEN)]
+    lasting = [damage for damage in found if damage.remedy in (_REPAIR, _REOPEN)]
+    return [replace(damage, remedy=_RESTART) for damage in lasting]
 
 
 def examine(folder: Path, state: Manifest, *, quick: bool = False) -> list[Damage]:
@@ -136,14 +140,12 @@ def _contents(folder: Path, state: Manifest) -> Iterator[Damage]:
             ids.append(group["row_id"].to_numpy())
             if not pc.all(pc.is_in(group["content_hash"], value_set=known)).as_py():
                 yield Damage(path, "it holds rows of no item", _REPAIR)
-            matrix = tables.matrix_of(group)
-            lengths = np.linalg.norm(matrix.astype(np.float32), axis=1)
-            if not (np.abs(lengths - 1) < 0.01).all():
-                yield Damage(path, "it holds an embedding that is not of unit length", _REPAIR)
-            if (tables.checksums(matrix) != group["checksum"].to_numpy()).any():
-                yield Damage(path, "it holds an embedding that is not of its checksum", _REPAIR)
+            yield from _embeddings(path, group)
         if num_rows != file.num_rows:
             yield Damage(path, f"it holds {num_rows} rows, not {file.num_rows}", _REPAIR)
+    for file in state.of("grid"):
+        for group in tables.groups(folder / file.name):
+            yield from _embeddings(folder / file.name, group)
     for file in state.of("captions"):
         path = folder / file.name
         owners = tables.read(path, ["content_hash"])["content_hash"]
@@ -156,6 +158,15 @@ def _contents(folder: Path, state: Manifest) -> Iterator[Damage]:
         yield Damage(place, "a row id stands twice", _REPAIR)
     if len(together) and together.max() >= state.next_row_id:
         yield Damage(place, "a row id is higher than any that was given", _REPAIR)
+
+
+def _embeddings(path: Path, group: pa.Table) -> Iterator[Damage]:
+    matrix = tables.matrix_of(group)
+    lengths = np.linalg.norm(matrix.astype(np.float32), axis=1)
+    if not (np.abs(lengths - 1) < 0.01).all():
+        yield Damage(path, "it holds an embedding that is not of unit length", _REPAIR)
+    if (tables.checksums(matrix) != group["checksum"].to_numpy()).any():
+        yield Damage(path, "it holds an embedding that is not of its checksum", _REPAIR)
 
 
 def _hashes(folder: Path, state: Manifest) -> pa.Array:

@@ -12,7 +12,14 @@ from media_folder import write_pictures, write_videos
 from stops import stopping_after
 from stores import flipped
 
-from perception_search import Collection, Segmentation, current_index, index, own_encoder
+from perception_search import (
+    Collection,
+    Segmentation,
+    current_index,
+    index,
+    manifest,
+    own_encoder,
+)
 from perception_search.errors import CollectionError
 from perception_search.manifest import NEXT
 from perception_search.reembed import reembed as move
@@ -220,7 +227,7 @@ def test_a_purge_reaches_into_a_move_that_is_under_way(made):
     assert photos.info()["moving_to"] is None
 
 
-def test_what_is_damaged_of_a_move_under_way_is_named_and_made_anew(run, made):
+def test_what_is_damaged_of_a_move_under_way_is_named_and_made_anew(run, made, tmp_path):
     path, _, _ = made
 
     def stop(done, total):
@@ -233,14 +240,22 @@ def test_what_is_damaged_of_a_move_under_way_is_named_and_made_anew(run, made):
     assert code == 0
     assert "moving to   others: " in out
     coming = Snapshot.open(path / NEXT)
+    manifest.path_of(path / NEXT, coming.version, "b").unlink()
+    assert verify(path) == [], "what heals by itself is no reason to throw away what is embedded"
     damaged = path / NEXT / coming.manifest.of("items")[0].name
     flipped(damaged)
     [damage] = verify(path)
     assert damage.path == damaged
     assert "reembed --restart" in damage.remedy
+    assert Collection.open(path).info()["moving_to"] is None, "it cannot be read"
     with pytest.raises(CollectionError, match="does not hold what was written"):
         move(path, OtherEncoder())
     move(path, OtherEncoder(), restart=True)
+    assert verify(path) == []
+    shutil.copytree(path, tmp_path / "copy.ps")
+    shutil.copytree(tmp_path / "copy.ps", path / NEXT)  # a move that ended before it was tidied up
+    flipped(path / NEXT / Snapshot.open(path).manifest.of("items")[0].name)
+    assert Collection.open(path).info()["moving_to"] is None
     assert verify(path) == []
 
 

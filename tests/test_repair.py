@@ -4,14 +4,16 @@ import json
 import os
 import shutil
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from fakes import ColourEncoder
 from media_folder import write_pictures, write_videos
 from stops import stopping_after
-from stores import flipped
+from stores import DIM, description, flipped, item, make, unit
 
 from perception_search import (
     Collection,
@@ -25,9 +27,10 @@ from perception_search import (
 )
 from perception_search.errors import CollectionDamaged
 from perception_search.repair import repair
-from perception_search.snapshot import Snapshot
+from perception_search.resegment import segment_rows
+from perception_search.snapshot import PathRecord, Snapshot
 from perception_search.verify import verify
-from perception_search.writer import Writer
+from perception_search.writer import Grid, Writer, create_folder
 
 EVERY = os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long"
 """Stop at every durable operation, not at every fourteenth."""
@@ -348,3 +351,88 @@ def test_repair_prints_the_plan_and_what_is_lost(run, made, copy, tmp_path, monk
     assert {line["action"] for line in said} == {"replace", "rebuild", "lost"}
     assert all(set(line) == {"action", "path", "reason"} for line in said)
     assert "2 steps done, 13 lost." in err
+
+
+# Without media: what only the store holds
+
+
+def video_of(number, num_frames, writer):
+    """A video with its segments and its grid of a frame a second, which `number` decides."""
+    frames = np.stack([unit(1000 * number + second) for second in range(num_frames)])
+    grid = Grid(frames.astype(np.float16), np.ones(num_frames), np.arange(float(num_frames)))
+    segments = segment_rows(
+        grid.embeddings,
+        grid.pts_seconds,
+        writer.snapshot.segmentation,
+        end_seconds=float(num_frames),
+        cuts=None,
+        lengths=None,
+    )
+    described = item(number, "video") | {"duration_seconds": float(num_frames)}
+    writer.add_item(described, list(segments), grid)
+    record = PathRecord(1, 2, 3, described["content_hash"], "ingested")
+    writer.add_path(Path(f"/videos/{number}.mp4"), record)
+
+
+def stored(path):
+    """Everything of a collection's rows and grids but their ids."""
+    snapshot = Snapshot.open(path)
+    rows = snapshot.rows
+    every = np.arange(len(rows))
+    columns = (rows.content_hash.to_pylist(), rows.start_seconds, rows.embeddings(every))
+    found = sorted((name, start, row.tobytes()) for name, start, row in zip(*columns, strict=True))
+    return found, {name: snapshot.grids.of(name).embeddings.tobytes() for name in snapshot.grids}
+
+
+def test_a_grid_in_two_row_groups_makes_whole_segments_again(tmp_path, monkeypatch):
+    """Rows are taken in from files that merging left over, and cut anew of grids."""
+    monkeypatch.setattr(tables, "ROWS_PER_GROUP", 16)
+    path = tmp_path / "c.ps"
+    create_folder(path, description())
+    for number in (1, 2):
+        with Writer(path) as writer:
+            video_of(number, 24, writer)
+            writer.commit()
+            writer.compact()
+    expected = stored(path)
+    state = Snapshot.open(path).manifest
+    [rows], [grid] = state.of("rows"), state.of("grid")
+    flip_at(path / rows.name, (path / rows.name).stat().st_size - 60)
+    last = tables.map_embeddings(path / grid.name, DIM)[2]
+    flip_at(path / grid.name, last.offset + 10 * 2 * DIM)
+    report = repair(path, lambda _: None)
+    assert report.losses == report.remaining == []
+    assert stored(path) == expected
+
+
+def flip_at(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("table", ["rows", "grid"])
+def test_an_embedding_that_never_had_its_checksum_is_named_and_taken_out(
+    tmp_path, monkeypatch, table
+):
+    """Memory may fail too, between a sum and what is written."""
+    right = tables.checksums
+    calls = []
+
+    def wrong(matrix):
+        calls.append(matrix)
+        sums = right(matrix)
+        if len(calls) == ("rows", "grid").index(table) + 1:
+            sums[2] += 1
+        return sums
+
+    monkeypatch.setattr(tables, "checksums", wrong)
+    path = make(tmp_path / "c.ps", 5, grid=True)
+    monkeypatch.setattr(tables, "checksums", right)
+    [damage] = verify(path)
+    assert damage.path == path / Snapshot.open(path).manifest.of(table)[0].name
+    assert "checksum" in damage.problem
+    report = repair(path, lambda _: None)
+    assert report.remaining == []
+    assert [loss.path.name for loss in report.losses] == (["2.jpg"] if table == "rows" else [])
+    assert repair(path, lambda _: None).steps == []

@@ -1,6 +1,7 @@
 """Search against the slow, obvious version: every row, one cosine, one sort."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +277,21 @@ def test_a_bit_of_an_embedding_that_changed_on_disk_is_not_ranked_in_silence(
     targets = [Target(unit(4))] * (2 if how == "many" else 1)
     with pytest.raises(CollectionDamaged, match="not what was written"):
         searcher.search(Snapshot.open(folder), targets, k=5)
+
+
+def test_a_page_of_a_large_file_from_before_there_were_checksums_is_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(Snapshot, "HASH_LIMIT_BYTES", 0)
+    folder = tmp_path / "c.ps"
+    shutil.copytree(Path(__file__).parent / "golden_collections" / "1", folder)
+    snapshot = Snapshot.open(folder)
+    [file] = snapshot.manifest.of("rows")
+    content = bytearray((folder / file.name).read_bytes())
+    stored = snapshot.rows.embeddings(np.array([4])).astype(np.float16).tobytes()
+    start = content.rindex(stored)
+    content[start : start + len(stored)] = bytes(len(stored))
+    (folder / file.name).write_bytes(content)
+    with pytest.raises(CollectionDamaged, match="verify"):
+        search.search(Snapshot.open(folder), Target(unit(4)), k=5)
 
 
 @pytest.mark.parametrize("table", ["rows", "grid"])
