@@ -8,8 +8,10 @@ allows.
 import hashlib
 import os
 import random
+import shutil
 import threading
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -22,7 +24,8 @@ from perception_search.verify import verify
 
 LONG = os.environ.get("PERCEPTION_SEARCH_FAULTS") == "long"
 SEED = int(os.environ.get("PERCEPTION_SEARCH_SEED", random.randrange(1 << 32)))
-NUM_ROUNDS = 200 if LONG else 4
+NUM_COLLECTIONS = 50 if LONG else 1
+NUM_INGESTS = 4
 NUM_FILES = 60
 EDITS = ("in place", "in place", "by a link", "by another")
 
@@ -69,40 +72,55 @@ def edit(path, source, how):
     other.replace(path)
 
 
+@pytest.fixture(scope="module")
+def expected(contents, tmp_path_factory):
+    """What is stored of each content that nobody edits."""
+    path = tmp_path_factory.mktemp("whole") / "c.ps"
+    Collection.create(path, encoder=ColourEncoder()).ingest(contents)
+    return embeddings(path)
+
+
 @pytest.mark.timeout(3600 if LONG else 300)
-def test_an_embedding_is_of_the_bytes_that_its_hash_says(tmp_path, contents):
+def test_an_embedding_is_of_the_bytes_that_its_hash_says(tmp_path, contents, expected):
     print(f"PERCEPTION_SEARCH_SEED={SEED}")
     rng = random.Random(SEED)
-    Collection.create(tmp_path / "whole.ps", encoder=ColourEncoder()).ingest(contents)
-    expected = embeddings(tmp_path / "whole.ps")
+    outcomes = Counter()
+    for number in range(NUM_COLLECTIONS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        outcomes += edited_and_ingested(folder, contents, expected, rng)
+        shutil.rmtree(folder)
+    assert outcomes["ingested"] > 20 * NUM_COLLECTIONS
+    print(f"{NUM_COLLECTIONS} collections: {dict(outcomes.most_common())}, 0 stale")
+
+
+def edited_and_ingested(folder, contents, expected, rng):
+    """What became of files that were edited while they were ingested, some times over."""
     sources = sorted(path for path in contents.rglob("*.*") if path.is_file())
-    media = tmp_path / "media"
+    media = folder / "media"
     media.mkdir()
     files = [media / f"{number}.bin" for number in range(NUM_FILES)]
     for file in files:
         edit(file, rng.choice(sources), "by another")
-    path = tmp_path / "photos.ps"
+    path = folder / "photos.ps"
     photos = Collection.create(path, encoder=ColourEncoder(delay_seconds=0.001))
     stop = threading.Event()
-    edits = 0
+    outcomes = Counter()
 
     def go_on():
-        nonlocal edits
         while not stop.is_set():
             edit(rng.choice(files), rng.choice(sources), rng.choice(EDITS))
-            edits += 1
+            outcomes["edits"] += 1
             time.sleep(rng.uniform(0, 0.004))
+
+    def count(some):
+        outcomes.update(file.outcome for file in some)
 
     editor = threading.Thread(target=go_on)
     editor.start()
-    outcomes = set()
     try:
-        for _ in range(NUM_ROUNDS):
-            photos.ingest(
-                media,
-                commit_rows=8,
-                on_commit=lambda some: outcomes.update(file.outcome for file in some),
-            )
+        for _ in range(NUM_INGESTS):
+            photos.ingest(media, commit_rows=8, on_commit=count)
     finally:
         stop.set()
         editor.join()
@@ -115,11 +133,7 @@ def test_an_embedding_is_of_the_bytes_that_its_hash_says(tmp_path, contents):
     now = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     assert {file: name for name, some in live.items() for file in some} == {
         file: name for file, name in now.items() if name in expected
-    }
+    }, f"seed {SEED}: what is there now is not what is found"
     assert verify(path) == []
-    assert "ingested" in outcomes
-    torn = len(stored.keys() - expected.keys())
-    print(
-        f"{edits} edits of {NUM_FILES} files in {NUM_ROUNDS} ingests, "
-        f"{len(stored) - torn} contents stored, 0 stale, {torn} of a file half written; {outcomes}"
-    )
+    outcomes["half written"] += len(stored.keys() - expected.keys())
+    return outcomes
