@@ -21,7 +21,8 @@ def as_float32(array: NDArray[np.floating]) -> NDArray[np.float32]:
     """
     if array.dtype != np.float16 or "torch" not in sys.modules:
         return array.astype(np.float32, copy=False)
-    wide: NDArray[np.float32] = as_tensor(array).float().numpy()
+    wide = np.empty(array.shape, np.float32)  # by NumPy, which gives memory back sooner than torch
+    as_tensor(wide).copy_(as_tensor(array))
     return wide
 
 

@@ -13,7 +13,7 @@ AUTO = "auto"
 USUAL_RECALL = 0.95
 """Of the ten best rows the share that should be found, where nothing else is asked for."""
 EXACT_BELOW_ROWS = 100_000
-"""Fewer are scanned in 20 ms (160 where torch is not loaded), and are read at opening anyway."""
+"""Fewer are scanned in 20 to 30 ms (160 without torch), and are read at opening anyway."""
 _ROWS_PER_LIST = 39  # of which FAISS wants to learn at least
 _BYTES_PER_DIMENSION = 0.39  # of ivf-pq in memory, see indexes/README.md
 _MOST_OF_MEMORY = 0.5
