@@ -92,8 +92,10 @@ def remove_pictures(folder, numbers):
         writer.compact()
 
 
-def flipped(path):
-    """Change one bit in the middle of a file."""
+def flipped(path, position=None, bit=0):
+    """Change one bit of the byte at `position` of a file, counted from its end where negative;
+    without one, of that in the middle.
+    """
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[len(content) // 2 if position is None else position] ^= 1 << bit
     path.write_bytes(content)

@@ -221,9 +221,7 @@ def test_of_changed_embeddings_only_their_own_files_are_embedded_again(copy, tab
     [file] = Snapshot.open(copy).manifest.of(table)
     path = copy / file.name
     owners = tables.read(path, ["content_hash"])["content_hash"].to_pylist()
-    content = bytearray(path.read_bytes())
-    content[start_of_row(path, place % len(owners)) + 9] ^= 16
-    path.write_bytes(content)
+    flipped(path, start_of_row(path, place % len(owners)) + 9, bit=4)
     owner = Snapshot.open(copy).live_paths.get(owners[place], [None])[0]
     report, _ = mended(copy)
     assert [step.path for step in report.steps if step.action == "embed"] == [owner]
@@ -234,10 +232,8 @@ def test_of_changed_embeddings_only_their_own_files_are_embedded_again(copy, tab
 
 def test_where_it_is_not_known_whose_rows_are_damaged_all_of_them_are_embedded_again(copy):
     [first] = Snapshot.open(copy).manifest.of("rows")
-    content = bytearray((copy / first.name).read_bytes())
     chunk = pq.read_metadata(copy / first.name).row_group(0).column(1)  # content hashes
-    content[chunk.dictionary_page_offset + chunk.total_compressed_size - 3] ^= 1
-    (copy / first.name).write_bytes(content)
+    flipped(copy / first.name, chunk.dictionary_page_offset + chunk.total_compressed_size - 3)
     report, _ = mended(copy)
     embedded = {step.path for step in report.steps if step.action == "embed"}
     assert first.num_rows == 18
@@ -397,18 +393,12 @@ def test_a_grid_in_two_row_groups_makes_whole_segments_again(tmp_path, monkeypat
     expected = stored(path)
     state = Snapshot.open(path).manifest
     [rows], [grid] = state.of("rows"), state.of("grid")
-    flip_at(path / rows.name, (path / rows.name).stat().st_size - 60)
+    flipped(path / rows.name, -60)
     last = tables.map_embeddings(path / grid.name, DIM)[2]
-    flip_at(path / grid.name, last.offset + 10 * 2 * DIM)
+    flipped(path / grid.name, last.offset + 10 * 2 * DIM)
     report = repair(path, lambda _: None)
     assert report.losses == report.remaining == []
     assert stored(path) == expected
-
-
-def flip_at(path, position):
-    content = bytearray(path.read_bytes())
-    content[position] ^= 1
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("table", ["rows", "grid"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stores import item, make, row, unit
+from stores import flipped, item, make, row, unit
 
 from perception_search import index, search
 from perception_search.errors import CollectionDamaged, QueryError
@@ -271,9 +271,8 @@ def test_a_bit_of_an_embedding_that_changed_on_disk_is_not_ranked_in_silence(
         build_index(folder)
     searcher = Searcher(folder, "cpu")
     [file] = Snapshot.open(folder).manifest.of("rows")
-    content = bytearray((folder / file.name).read_bytes())
-    content[content.rindex(unit(4).astype(np.float16).tobytes())] ^= 1
-    (folder / file.name).write_bytes(content)
+    path = folder / file.name
+    flipped(path, path.read_bytes().rindex(unit(4).astype(np.float16).tobytes()))
     targets = [Target(unit(4))] * (2 if how == "many" else 1)
     with pytest.raises(CollectionDamaged, match="not what was written"):
         searcher.search(Snapshot.open(folder), targets, k=5)
@@ -302,9 +301,7 @@ def test_a_large_file_with_another_footer_is_refused_before_it_is_read(
     monkeypatch.setattr(Snapshot, "HASH_LIMIT_BYTES", 0)
     folder = make(tmp_path / "c.ps", 5, grid=True)
     [file] = Snapshot.open(folder).manifest.of(table)
-    content = bytearray((folder / file.name).read_bytes())
-    content[-100] ^= 1
-    (folder / file.name).write_bytes(content)
+    flipped(folder / file.name, -100)
     monkeypatch.delattr("pyarrow.parquet.ParquetFile")
     with pytest.raises(CollectionDamaged, match="verify"):
         getattr(Snapshot.open(folder), "grids" if table == "grid" else table)
