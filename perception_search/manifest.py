@@ -189,6 +189,25 @@ def read(folder: Path) -> Manifest:
     )
 
 
+def coming(folder: Path, manifest: Manifest) -> Manifest | None:
+    """That of a move to another model that is under way; None where there is none, or it is
+    completed and was not tidied up.
+
+    Args:
+        folder: the collection.
+        manifest: its newest version.
+
+    Raises:
+        CollectionDamaged: neither copy of it is whole.
+    """
+    try:
+        found = read(folder / NEXT)
+    except CollectionNotFound:
+        return None
+    is_other = found.collection["identity"] != manifest.collection["identity"]
+    return found if is_other else None
+
+
 def write(folder: Path, manifest: Manifest) -> None:
     """Make `manifest` the newest version; returns when both copies are safe on disk."""
     content = manifest.encode()

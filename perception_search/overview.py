@@ -78,14 +78,13 @@ def _captions(snapshot: Snapshot) -> list[dict[str, Any]]:
 def _moving_to(snapshot: Snapshot) -> dict[str, Any] | None:
     """The model that a move is under way to, and how many items it has embedded."""
     try:
-        coming = Snapshot.open(snapshot.folder / manifest.NEXT)
-        identity = coming.manifest.collection["identity"]
-        num_items = coming.live_items.num_rows
-    except CollectionError:  # there is none, or it is coming or going just now
+        coming = manifest.coming(snapshot.folder, snapshot.manifest)
+        if coming is None:
+            return None
+        num_items = Snapshot(snapshot.folder / manifest.NEXT, coming).live_items.num_rows
+    except CollectionError:  # damaged, or coming or going just now
         return None
-    if identity == snapshot.manifest.collection["identity"]:
-        return None  # it was completed
-    return {"model": identity["model"], "items": num_items}
+    return {"model": coming.collection["identity"]["model"], "items": num_items}
 
 
 def _index(snapshot: Snapshot) -> dict[str, Any] | None:

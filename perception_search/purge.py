@@ -102,11 +102,10 @@ def _without(writer: Writer, hashes: pa.Array) -> list[StoredFile]:
             rest = writer.without(file, hashes)
             files += [rest] if rest is not None else []
         elif file.table not in ("items", "paths"):
-            part = tables.read(snapshot.path_of(file))
-            part = part.filter(pc.invert(pc.is_in(part["content_hash"], value_set=hashes)))
+            part = tables.without(tables.read(snapshot.path_of(file)), hashes)
             files.append(writer.write_table(file.table, part.schema, [part], file.provenance))
     items, paths = snapshot.items, snapshot.paths
-    items = items.filter(pc.invert(pc.is_in(items["content_hash"], value_set=hashes)))
+    items = tables.without(items, hashes)
     paths = paths.filter(pc.not_equal(paths["outcome"], "removed"))
     files += [writer.write_table("items", items.schema, [items])] if len(items) else []
     files += [writer.write_table("paths", paths.schema, [paths])] if len(paths) else []

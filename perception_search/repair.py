@@ -118,7 +118,7 @@ def _commit(writer: Writer, mended: Mended, snapshot: Snapshot) -> None:
     for table, parts in mended.parts.items():
         if table in ("rows", "grid"):
             schema = tables.schema_of(table, snapshot.dim)
-            parts = [part.filter(_not_in(part, dropped)).cast(schema) for part in parts]
+            parts = [tables.without(part, dropped).cast(schema) for part in parts]
             parts = [part for part in parts if part.num_rows]
         if parts:
             files.append(writer.write_table(table, parts[0].schema, parts))
@@ -133,10 +133,6 @@ def _commit(writer: Writer, mended: Mended, snapshot: Snapshot) -> None:
         _add_videos(writer, mended, snapshot)
     writer.commit(files=files)
     manifest.heal(writer.folder, writer.snapshot.manifest)
-
-
-def _not_in(part: pa.Table, contents: pa.Array) -> pa.ChunkedArray:
-    return pc.invert(pc.is_in(part["content_hash"], value_set=contents))
 
 
 def _add_videos(writer: Writer, mended: Mended, snapshot: Snapshot) -> None:

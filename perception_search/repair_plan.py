@@ -507,8 +507,7 @@ def _complete(part: pa.Table, table: str, lost: frozenset[str] | None) -> pa.Tab
     """
     if lost is None:
         return part.filter(pc.equal(part["scope"], "image")) if table == "rows" else part[:0]
-    is_lost = pc.is_in(part["content_hash"], value_set=pa.array(sorted(lost), pa.string()))
-    return part.filter(pc.invert(is_lost))
+    return tables.without(part, pa.array(sorted(lost), pa.string()))
 
 
 def _count(parts: list[pa.Table], key: str) -> int:

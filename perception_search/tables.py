@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -199,11 +200,14 @@ def read(
         columns: those wanted; None for all.
         coded: columns to be read as dictionary arrays: few values, often repeated.
     """
-    coded = list(coded or ())
-    with pq.ParquetFile(
-        path, page_checksum_verification=True, memory_map=True, read_dictionary=coded
-    ) as file:
+    with _opened(path, coded) as file:
         return with_checksums(file.read(columns=columns))
+
+
+def _opened(path: Path, coded: Sequence[str] | None = None) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        path, page_checksum_verification=True, memory_map=True, read_dictionary=list(coded or ())
+    )
 
 
 def groups(path: Path) -> Iterator[pa.Table]:
@@ -229,6 +233,11 @@ def footer_sha256(path: Path) -> str:
         return hashlib.sha256(file.read()).hexdigest()
 
 
+def without(table: pa.Table, content_hashes: pa.Array) -> pa.Table:
+    """The records of a table, in order, but for those of some contents."""
+    return table.filter(pc.invert(pc.is_in(table["content_hash"], value_set=content_hashes)))
+
+
 def with_checksums(table: pa.Table) -> pa.Table:
     """The same with checksums where it has embeddings and was written before they had any."""
     if "embedding" not in table.column_names or _CHECKSUM.name in table.column_names:
@@ -250,12 +259,13 @@ def read_mapped(
     """The table of rows or grids in `path` without its embeddings, and these as `map_embeddings`
     gives them: not compared with their checksums.
     """
-    names = pq.read_schema(path).names
-    if _CHECKSUM.name in names:
-        table = read(path, [name for name in names if name != "embedding"], coded)
-    else:  # of what the page's checksum says is whole
-        table = read(path, None, coded).drop_columns(["embedding"])
-    return table, map_embeddings(path, dim)
+    with _opened(path, coded) as file:
+        names = file.schema_arrow.names
+        if _CHECKSUM.name in names:
+            table = file.read(columns=[name for name in names if name != "embedding"])
+        else:  # of what the page's checksum says is whole
+            table = with_checksums(file.read()).drop_columns(["embedding"])
+        return table, _mapped(file, path, dim)
 
 
 def map_embeddings(path: Path, dim: int) -> list[NDArray[np.float16]]:
@@ -263,17 +273,21 @@ def map_embeddings(path: Path, dim: int) -> list[NDArray[np.float16]]:
 
     A file written otherwise than by `write` (compressed, or in several pages) is read instead.
     """
+    with _opened(path) as file:
+        return _mapped(file, path, dim)
+
+
+def _mapped(file: pq.ParquetFile, path: Path, dim: int) -> list[NDArray[np.float16]]:
     matrices: list[NDArray[np.float16]] = []
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        column = file.schema_arrow.get_field_index("embedding")
-        single_page = (file.schema_arrow.metadata or {}).items() >= _SINGLE_PAGE.items()
-        for number in range(file.num_row_groups):
-            group = file.metadata.row_group(number)
-            chunk = group.column(column)  # one leaf a column here, so the numbers agree
-            num_bytes = group.num_rows * dim * 2
-            if single_page:
-                offset = chunk.data_page_offset + chunk.total_compressed_size - num_bytes
-                matrices.append(np.memmap(path, np.float16, "r", offset, (group.num_rows, dim)))
-            else:
-                matrices.append(matrix_of(file.read_row_group(number, columns=["embedding"])))
+    column = file.schema_arrow.get_field_index("embedding")
+    single_page = (file.schema_arrow.metadata or {}).items() >= _SINGLE_PAGE.items()
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        chunk = group.column(column)  # one leaf a column here, so the numbers agree
+        num_bytes = group.num_rows * dim * 2
+        if single_page:
+            offset = chunk.data_page_offset + chunk.total_compressed_size - num_bytes
+            matrices.append(np.memmap(path, np.float16, "r", offset, (group.num_rows, dim)))
+        else:
+            matrices.append(matrix_of(file.read_row_group(number, columns=["embedding"])))
     return matrices

@@ -53,10 +53,10 @@ def _coming(folder: Path, state: Manifest, quick: bool) -> list[Damage]:
     """What is wrong with a move to another model that is under way, and does not heal by itself."""
     coming = folder / manifest.NEXT
     try:
-        if manifest.read(coming).collection["identity"] == state.collection["identity"]:
-            return []  # it was completed
+        if manifest.coming(folder, state) is None:
+            return []
         found = verify(coming, quick=quick)
-    except CollectionNotFound:
+    except CollectionNotFound:  # it was completed just now
         return []
     except CollectionDamaged as error:
         found = [Damage(coming, str(error), _REOPEN)]

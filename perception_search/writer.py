@@ -335,10 +335,7 @@ class Writer:
             return file
         if pc.all(held).as_py():
             return None
-        parts = (
-            group.filter(pc.invert(pc.is_in(group["content_hash"], value_set=content_hashes)))
-            for group in tables.groups(path)
-        )
+        parts = (tables.without(group, content_hashes) for group in tables.groups(path))
         schema = tables.schema_of(file.table, self.snapshot.dim)
         return self.write_table(file.table, schema, parts, file.provenance)
 

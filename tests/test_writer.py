@@ -54,8 +54,10 @@ def test_a_later_version_reads_only_what_is_new(tmp_path, monkeypatch):
     make(folder, 2, first=6)
     make(folder, 1, first=2)  # an item that is there already, with one more row
     opened = []
-    read = tables.read
-    monkeypatch.setattr(tables, "read", lambda path, *how: opened.append(path) or read(path, *how))
+    real = tables._opened
+    monkeypatch.setattr(
+        tables, "_opened", lambda path, *how: opened.append(path) or real(path, *how)
+    )
     after, fresh = Snapshot.open(folder, before), Snapshot.open(folder)
     assert after.item_of_row.tolist() == fresh.item_of_row.tolist()
     assert len(opened) == 3 * 2 + 3 * 3
